@@ -1,0 +1,23 @@
+"""The registries of mmvittm.
+
+The first group are children of mmengine's root registries, so that ``type='mmvittm.X'`` resolves from any scope.
+The second group hold the parts of a ViTTM; register your own head there and name it in a config.
+"""
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import Registry
+
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmvittm', locations=['mmvittm.models'])
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmvittm', locations=['mmvittm.datasets'])
+TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmvittm', locations=['mmvittm.datasets'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmvittm', locations=['mmvittm.evaluation'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmvittm', locations=['mmvittm.engine'])
+
+TOKEN_EMBEDS = Registry('token embedding', scope='mmvittm', locations=['mmvittm.models'])
+RW_HEADS = Registry('read/write head', scope='mmvittm', locations=['mmvittm.models'])
+FUSIONS = Registry('fusion', scope='mmvittm', locations=['mmvittm.models'])
+MEMORY_BLOCKS = Registry('memory block', scope='mmvittm', locations=['mmvittm.models'])

@@ -1,0 +1,22 @@
+"""What every tool does around its work: one clear sentence for a user's mistake."""
+
+import sys
+from typing import Callable
+
+from ..errors import UserError
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Call ``main``; a :class:`UserError` ends the process with its sentence on stderr and status 1."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f'error: {_sentence(error)}')
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _sentence(error: UserError) -> str:
+    """An error from a data loader's worker carries the worker's whole traceback; its last line is the sentence."""
+    last_line = str(error).strip().splitlines()[-1]
+    return last_line.partition(f'{UserError.__name__}: ')[2] or last_line
