@@ -1,0 +1,161 @@
+"""Reading checkpoints without running what they contain, and saying plainly how they differ from a model."""
+
+import pickle
+import re
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Iterable, Optional
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+_np_core = np._core if hasattr(np, '_core') else np.core
+# What an mmengine checkpoint holds besides tensors: the logged scalars, as numpy arrays in a HistoryBuffer,
+# whose pickled form looks its own methods up with getattr.
+_MMENGINE_TYPES = (
+    HistoryBuffer,
+    getattr,
+    np.ndarray,
+    np.dtype,
+    _np_core.multiarray._reconstruct,
+    _np_core.multiarray.scalar,
+    *(type(np.dtype(name)) for name in ('float32', 'float64', 'int64', 'uint32')),
+)
+
+
+def load_checkpoint_file(path: str | Path, map_location: str | torch.device | None = 'cpu') -> dict:
+    """Read a checkpoint with ``weights_only=True``; mmengine's own log types are let through.
+
+    Args:
+        path (str | Path): A file written by mmengine or ``torch.save``.
+        map_location (str | torch.device, optional): Where its tensors go. Defaults to ``'cpu'``.
+
+    Returns:
+        dict: The whole checkpoint; the weights are under ``'state_dict'`` when mmengine wrote it.
+
+    Raises:
+        UserError: If the file is missing, truncated, holds no dict, or would run code when unpickled.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f'checkpoint not found: {path}')
+    try:
+        checkpoint = _load_weights_only(path, map_location)
+    except pickle.UnpicklingError as error:
+        # torch's message goes on for a page; the refused name is what the user needs
+        refused = re.search(r'GLOBAL (\S+)', str(error))
+        reason = f'it holds {refused[1]}' if refused else str(error).splitlines()[0]
+        raise UserError(
+            f'checkpoint {path} is not a plain weights file ({reason}): it is not loaded, since that may run code'
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f'checkpoint {path} cannot be read, it is truncated or not a PyTorch file: copy or download it again '
+            f'({str(error).splitlines()[0]})'
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f'checkpoint {path} holds a {type(checkpoint).__name__} where a dict of weights is expected')
+    return checkpoint
+
+
+def _load_weights_only(path: Path, map_location) -> dict:
+    if hasattr(torch.serialization, 'safe_globals'):
+        with torch.serialization.safe_globals(list(_MMENGINE_TYPES)):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    # Before torch 2.5 the list of types behind weights_only=True cannot be extended: the same rule as an unpickler.
+    return torch.load(path, map_location=map_location, pickle_module=_restricted_pickle(), weights_only=False)
+
+
+def _restricted_pickle() -> ModuleType:
+    """A stand-in for :mod:`pickle` whose unpickler finds nothing but tensors' parts and mmengine's log types."""
+
+    class Unpickler(pickle.Unpickler):
+        allowed = frozenset((t.__module__, t.__name__) for t in _MMENGINE_TYPES)
+
+        def find_class(self, module: str, name: str):
+            tensor_part = (module == 'torch._utils' and name.startswith('_rebuild_')) or (
+                module == 'torch' and isinstance(getattr(torch, name, None), (type, torch.dtype))
+            )
+            plain = (module, name) in {('collections', 'OrderedDict'), ('_codecs', 'encode')}
+            if tensor_part or plain or (module.replace('__builtin__', 'builtins'), name) in self.allowed:
+                return super().find_class(module, name)
+            raise pickle.UnpicklingError(f'GLOBAL {module}.{name}')
+
+    module = ModuleType('restricted_pickle')
+    module.Unpickler = Unpickler
+    module.load = lambda file, **kwargs: Unpickler(file, **kwargs).load()
+    return module
+
+
+def use_safe_loading() -> None:
+    """Let mmengine read every local checkpoint (``load_from``, ``resume``, ``init_cfg``) through this module."""
+    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+
+
+def load_from_local(filename: str, map_location=None) -> dict:
+    """mmengine's loader interface around :func:`load_checkpoint_file` (it logs the words behind ``load_from_``)."""
+    return load_checkpoint_file(filename, map_location)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load ``path`` into ``model``, every key of it; position embeddings of another grid are resampled.
+
+    Raises:
+        UserError: If the file cannot be read or does not fit the model.
+    """
+    state_dict = weights_of(load_checkpoint_file(path))
+    if problem := describe_mismatch(model, state_dict):
+        raise UserError(f'checkpoint {path} does not fit the model: {problem}')
+    model.load_state_dict(state_dict)
+
+
+def weights_of(checkpoint: dict) -> dict[str, Tensor]:
+    """The weights in a checkpoint, whether it is a bare state dict or mmengine's."""
+    return checkpoint.get('state_dict', checkpoint)
+
+
+def describe_mismatch(model: nn.Module, state_dict: dict[str, Tensor]) -> Optional[str]:
+    """How ``state_dict`` differs from what ``model`` expects, by part instead of by key.
+
+    A position embedding of another length is no difference: models resample it on loading.
+
+    Returns:
+        str, optional: None if everything fits.
+    """
+    expected = model.state_dict()
+    shared = expected.keys() & state_dict.keys()
+    differing = {
+        'missing': [key for key in expected if key not in state_dict],
+        'unexpected': [key for key in state_dict if key not in expected],
+        'of another shape': [
+            f'{key} {_shape(state_dict[key])} instead of {_shape(expected[key])}'
+            for key in expected
+            if key in shared and not _fits(key, state_dict[key], expected[key])
+        ],
+    }
+    parts = [f'{kind}: {_by_part(keys)}' for kind, keys in differing.items() if keys]
+    return '; '.join(parts) or None
+
+
+def _shape(tensor: Tensor) -> str:
+    return f'({", ".join(map(str, tensor.shape))})'
+
+
+def _fits(key: str, loaded: Tensor, expected: Tensor) -> bool:
+    if key.rpartition('.')[2] == 'pos_embed' and loaded.ndim == expected.ndim == 3:
+        return loaded.shape[::2] == expected.shape[::2]
+    return loaded.shape == expected.shape
+
+
+def _by_part(keys: Iterable[str], most: int = 4) -> str:
+    """``layers.0.q.weight, layers.1.q.weight`` become ``layers.*.q.weight (2)``."""
+    parts = Counter(re.sub(r'(?<=\.)\d+(?=\.)', '*', key) for key in keys)
+    named = [part if count == 1 else f'{part} ({count})' for part, count in parts.items()]
+    rest = f' and {len(named) - most} more kinds' if len(named) > most else ''
+    return ', '.join(named[:most]) + rest
