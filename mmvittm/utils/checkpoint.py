@@ -2,10 +2,10 @@
 
 import pickle
 import re
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Iterable, Optional
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ def weights_of(checkpoint: dict) -> dict[str, Tensor]:
     return checkpoint.get('state_dict', checkpoint)
 
 
-def describe_mismatch(model: nn.Module, state_dict: dict[str, Tensor]) -> Optional[str]:
+def describe_mismatch(model: nn.Module, state_dict: dict[str, Tensor]) -> str | None:
     """How ``state_dict`` differs from what ``model`` expects, by part instead of by key.
 
     A position embedding of another length is no difference: models resample it on loading.
@@ -154,8 +154,10 @@ def _fits(key: str, loaded: Tensor, expected: Tensor) -> bool:
 
 
 def _by_part(keys: Iterable[str], most: int = 4) -> str:
-    """``layers.0.q.weight, layers.1.q.weight`` become ``layers.*.q.weight (2)``."""
-    parts = Counter(re.sub(r'(?<=\.)\d+(?=\.)', '*', key) for key in keys)
-    named = [part if count == 1 else f'{part} ({count})' for part, count in parts.items()]
+    """One key for all that differ in a layer's number only: ``layers.0.q.weight (and 11 like it)``."""
+    alike = defaultdict(list)
+    for key in keys:
+        alike[re.sub(r'(?<=\.)\d+(?=\.)', '*', key)].append(key)
+    named = [same[0] if len(same) == 1 else f'{same[0]} (and {len(same) - 1} like it)' for same in alike.values()]
     rest = f' and {len(named) - most} more kinds' if len(named) > most else ''
     return ', '.join(named[:most]) + rest

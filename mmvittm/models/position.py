@@ -1,0 +1,103 @@
+"""Learned absolute position embeddings, and how they move to another grid."""
+
+from math import isqrt
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import trunc_normal_
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+Grid = tuple[int, int]
+
+
+def resample_pos_embed(pos_embed: Tensor, source: Grid, target: Grid) -> Tensor:
+    """Resample position embeddings bicubically with antialiasing, in fp32 (reference: the authors' release).
+
+    Args:
+        pos_embed (Tensor): ``(1, N, C)`` on the grid ``source``, ``N = source[0] * source[1]``.
+        source (tuple[int, int]): Rows and columns that the embeddings were made for.
+        target (tuple[int, int]): Rows and columns wanted.
+
+    Returns:
+        Tensor: ``(1, target[0] * target[1], C)``, in the dtype of ``pos_embed``.
+    """
+    if source == target:
+        return pos_embed
+    grid = pos_embed.float().reshape(1, *source, -1).permute(0, 3, 1, 2)
+    # Antialiasing changes the kernel when enlarging too; without it the numbers differ from the authors'.
+    grid = F.interpolate(grid, size=target, mode='bicubic', align_corners=False, antialias=True)
+    return grid.flatten(2).transpose(1, 2).to(pos_embed.dtype)
+
+
+def grid_of(num_tokens: int, like: Grid) -> Grid:
+    """The grid of a stored embedding, which holds only its number of tokens.
+
+    Args:
+        num_tokens (int): Length of the stored embedding.
+        like (tuple[int, int]): The model's own grid.
+
+    Returns:
+        tuple[int, int]: ``like`` if it has that many tokens, else the square, else the grid of ``like``'s proportions.
+
+    Raises:
+        UserError: If the number fits neither.
+    """
+    rows, columns = like
+    if num_tokens == rows * columns:
+        return like
+    side = isqrt(num_tokens)
+    if side * side == num_tokens:
+        return side, side
+    height = isqrt(num_tokens * rows // columns)
+    for candidate in (height, height + 1):
+        if candidate and num_tokens % candidate == 0 and candidate * columns == num_tokens // candidate * rows:
+            return candidate, num_tokens // candidate
+    raise UserError(
+        f'a position embedding of {num_tokens} tokens is neither square nor of the proportions {rows}×{columns}: '
+        'build the model with the img_size that the checkpoint was trained at'
+    )
+
+
+class PositionEmbedding(BaseModule):
+    """Base of the token embeddings: tokens on a grid, each with a learned position embedding.
+
+    A checkpoint of another grid is resampled on loading.
+
+    Args:
+        embed_dims (int): C, the width of a token.
+        grid (tuple[int, int]): Rows and columns of the embeddings.
+        init_cfg (dict, optional): Initialisation config.
+
+    Attributes:
+        pos_embed (nn.Parameter): ``(1, N, C)``, truncated normal with std 0.02.
+    """
+
+    def __init__(self, embed_dims: int, grid: Grid, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.grid = grid
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        trunc_normal_(self.pos_embed, std=0.02)
+
+    def positions(self, grid: Grid) -> Tensor:
+        """Embeddings for ``grid``: ``(1, grid[0] * grid[1], C)``."""
+        return resample_pos_embed(self.pos_embed, self.grid, grid)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        key = f'{prefix}pos_embed'
+        loaded = state_dict.get(key)
+        # Another width is left for torch to report.
+        if loaded is not None and loaded.ndim == 3 and loaded.shape[2] == self.pos_embed.shape[2]:
+            source = grid_of(loaded.shape[1], self.grid)
+            if source != self.grid:
+                print_log(
+                    f'{key} resampled from {source[0]}×{source[1]} to {self.grid[0]}×{self.grid[1]}', logger='current'
+                )
+                state_dict[key] = resample_pos_embed(loaded, source, self.grid)
+        super()._load_from_state_dict(state_dict, prefix, *args)

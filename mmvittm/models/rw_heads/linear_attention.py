@@ -1,0 +1,47 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...registry import RW_HEADS
+from .base import RWHead, latent_width
+
+
+@RW_HEADS.register_module()
+class LinearAttention(RWHead):
+    r"""Attention whose cost is linear in both numbers of tokens (Katharopoulos et al. 2020; paper §3.2).
+
+    .. math:: \frac{\phi(q)\,(\phi(k)^\top v)}{\phi(q) \cdot \sum_n \phi(k_n) + 10^{-6}},\quad \phi = \mathrm{elu} + 1
+
+    with keys and queries of width ``embed_dims / latent_ratio`` and no output projection.
+
+    Args:
+        embed_dims (int): C, the width of the tokens.
+        num_heads (int): Number of attention heads.
+        latent_ratio (int): How much narrower than the tokens keys and queries are. Defaults to 4.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4) -> None:
+        super().__init__(embed_dims, num_heads)
+        latent_dims = latent_width(embed_dims, latent_ratio, num_heads)
+        self.q = nn.Linear(embed_dims, latent_dims)
+        self.k = nn.Linear(embed_dims, latent_dims)
+        self.v = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, source: Tensor, query: Tensor) -> Tensor:
+        """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
+        value = self.v(source)
+        out = self._attend(self._heads(self.q(query)), self._heads(self.k(source)), self._heads(value))
+        return out.transpose(1, 2).flatten(2).to(value.dtype)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``(B, N, h·d)`` -> ``(B, h, N, d)``."""
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+    @staticmethod
+    def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # The sums run over all source tokens: past a few thousand they leave fp16's range and bf16's precision.
+        with torch.autocast(q.device.type, enabled=False):
+            q, k, v = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (q, k, v))
+            q, k = F.elu(q) + 1, F.elu(k) + 1
+            norm = q @ k.sum(2).unsqueeze(3) + 1e-6
+            return q @ (k.transpose(2, 3) @ v) / norm
