@@ -1,7 +1,7 @@
-"""The layout of the ViTTM authors' checkpoints, and its translation to ours (facts: arXiv 2409.07613 and its release)."""
+"""The layout of the ViTTM authors' checkpoints, and its translation to ours (facts: their release)."""
 
 import re
-from typing import Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
