@@ -1,0 +1,11 @@
+# The baseline: mmpretrain's ViT, whose attention is fused.
+_base_ = './segmenter.py'
+model = dict(
+    backbone=dict(
+        type='mmpretrain.VisionTransformer',
+        arch='base',
+        patch_size=16,
+        out_type='featmap',
+        drop_path_rate=0.1,
+    ),
+)

@@ -1,0 +1,10 @@
+_base_ = [
+    '../_base_/models/upernet_vittm-b.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/adamw_160k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    backbone=dict(img_size=_base_.crop_size, memory_embed=dict(patch_size=16), process_embed=dict(patch_size=32)),
+)

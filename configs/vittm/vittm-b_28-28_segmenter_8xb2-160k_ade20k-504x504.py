@@ -1,0 +1,7 @@
+_base_ = [
+    '../_base_/models/segmenter_vittm-b.py',
+    '../_base_/datasets/ade20k_504x504.py',
+    '../_base_/schedules/sgd_160k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(data_preprocessor=dict(size=_base_.crop_size), backbone=dict(img_size=_base_.crop_size))
