@@ -1,0 +1,57 @@
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+from ..errors import UserError
+from ..registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class CheckLabels(BaseTransform):
+    """Stop at a label that the model has no class for, and name the file it came from.
+
+    Without it such a label surfaces in the loss, as an index error or a CUDA assertion that names no file.
+    Place it right after ``LoadAnnotations``, whose ``reduce_zero_label`` and ``label_map`` it thus checks too.
+
+    Required Keys:
+
+    - gt_seg_map (np.ndarray): Label map of shape ``(H, W)``.
+    - seg_map_path (str)
+
+    Args:
+        num_classes (int): Number of classes; labels 0 to ``num_classes - 1`` are allowed.
+        ignore_index (int): The one other label that is allowed. Defaults to 255.
+
+    Raises:
+        UserError: If ``num_classes`` is not a positive integer, a label is not allowed, or there is no label map.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255):
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise UserError(f'CheckLabels needs a positive integer as num_classes, not {num_classes!r}.')
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+
+    def transform(self, results: dict) -> dict:
+        """Return ``results`` unchanged, or raise."""
+        labels = results.get('gt_seg_map')
+        if labels is None:
+            raise UserError('CheckLabels found no label map to check: place it after LoadAnnotations in the pipeline.')
+        # Two comparisons per pixel; the costly np.unique is left for the sentence.
+        allowed = (labels < self.num_classes) | (labels == self.ignore_index)
+        if labels.dtype.kind != 'u':
+            allowed &= (labels >= 0) | (labels == self.ignore_index)
+        if not allowed.all():
+            raise UserError(self._sentence(results, np.unique(labels[~allowed])))
+        return results
+
+    def _sentence(self, results: dict, offending: np.ndarray) -> str:
+        shown = ', '.join(str(label) for label in offending[:8]) + (', …' if len(offending) > 8 else '')
+        reduced = results.get('reduce_zero_label', False)
+        return (
+            f'{results.get("seg_map_path", "An annotation")} has label{"s" * (len(offending) > 1)} {shown}'
+            f'{" after reduce_zero_label" if reduced else ""}, outside 0 to {self.num_classes - 1} '
+            f'(or {self.ignore_index}, ignored): correct the file, num_classes or reduce_zero_label (now {reduced}).'
+        )
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(num_classes={self.num_classes}, ignore_index={self.ignore_index})'

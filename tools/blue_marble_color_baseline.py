@@ -1,0 +1,157 @@
+"""The comparison for a network on Blue Marble: gradient-boosted trees that see only the colour around a pixel."""
+
+import argparse
+import json
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmcv.transforms import LoadImageFromFile
+from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.evaluation import IoUMetric
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mmvittm.datasets import BlueMarbleDataset, CheckLabels
+from mmvittm.errors import UserError
+from mmvittm.utils.cli import run_tool
+from mmvittm.utils.files import atomic_path
+
+try:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+except ModuleNotFoundError:
+    sys.exit('error: scikit-learn is not installed: run `pip install "mmvittm[demo]"`.')
+
+BOX_SIZES = (9, 33)  # pixels
+TREES_PER_STEP = 10  # between two updates of the progress bar
+CLASSES = BlueMarbleDataset.METAINFO['classes']
+
+
+def load(data_root: Path, split: str) -> BlueMarbleDataset:
+    """The images (``img``, uint8 of shape (H, W, 3)) and labels (``gt_seg_map``, of shape (H, W)) of a split."""
+    folders = dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}')
+    for folder in folders.values():
+        if not any((data_root / folder).glob('*.png')):
+            raise UserError(
+                f'{data_root / folder} holds no PNG file: build the data with '
+                f'`python tools/dataset_converters/blue_marble.py {data_root}`.'
+            )
+    pipeline = [LoadImageFromFile(), LoadAnnotations(), CheckLabels(len(CLASSES))]
+    return BlueMarbleDataset(data_root=str(data_root), data_prefix=folders, pipeline=pipeline)
+
+
+def features(image: np.ndarray) -> np.ndarray:
+    """Colour of each pixel and its means over the boxes around it, float32 of shape (H * W, 9)."""
+    image = image.astype(np.float32)
+    maps = [image, *(cv2.blur(image, (size, size)) for size in BOX_SIZES)]
+    return np.concatenate(maps, axis=-1).reshape(-1, 3 * len(maps))
+
+
+def sample(dataset: BlueMarbleDataset, num_pixels: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of labelled pixels, drawn without replacement and in equal number from each image."""
+    drawn = []
+    for item in track(dataset, 'Sampling pixels', console=Console(stderr=True)):
+        labels = item['gt_seg_map'].ravel()
+        labelled = np.flatnonzero(labels != dataset.ignore_index)
+        pixels = rng.choice(labelled, min(len(labelled), max(1, num_pixels // len(dataset))), replace=False)
+        drawn.append((features(item['img'])[pixels], labels[pixels]))
+    x, y = zip(*drawn, strict=True)
+    return np.concatenate(x), np.concatenate(y)
+
+
+def fit(x: np.ndarray, y: np.ndarray, iterations: int, seed: int) -> HistGradientBoostingClassifier:
+    """Boost for ``iterations`` rounds; early stopping is off, so that the number says what was fitted."""
+    model = HistGradientBoostingClassifier(warm_start=True, early_stopping=False, random_state=seed)
+    steps = [*range(TREES_PER_STEP, iterations, TREES_PER_STEP), iterations]
+    for max_iter in track(steps, 'Boosting', console=Console(stderr=True)):
+        model.set_params(max_iter=max_iter).fit(x, y)
+    return model
+
+
+def evaluate(model: HistGradientBoostingClassifier, dataset: BlueMarbleDataset) -> dict[str, np.ndarray]:
+    """``aAcc``, and ``IoU`` and ``Acc`` of each class in percent, over all labelled pixels (mmseg's IoUMetric)."""
+    areas = []
+    for item in track(dataset, 'Evaluating', console=Console(stderr=True)):
+        predicted = torch.from_numpy(model.predict(features(item['img'])))
+        labels = torch.from_numpy(item['gt_seg_map'].ravel())
+        areas.append(IoUMetric.intersect_and_union(predicted, labels, len(CLASSES), dataset.ignore_index))
+    totals = [sum(area) for area in zip(*areas, strict=True)]
+    return {name: value * 100 for name, value in IoUMetric.total_area_to_metrics(*totals).items()}
+
+
+def report(metrics: dict[str, np.ndarray]) -> Table:
+    """IoU and accuracy of each class, and their means."""
+    table = Table('class', 'IoU', 'Acc', title='Validation (%)')
+    for name, iou, acc in zip(CLASSES, metrics['IoU'], metrics['Acc'], strict=True):
+        table.add_row(name, f'{iou:.2f}', f'{acc:.2f}', end_section=name == CLASSES[-1])
+    table.add_row('mean', f'{np.nanmean(metrics["IoU"]):.2f}', f'{np.nanmean(metrics["Acc"]):.2f}')
+    return table
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1, not {number}')
+    return number
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Fit gradient-boosted trees to the colour of single pixels and its means over '
+        f'{" and ".join(map(str, BOX_SIZES))} pixels, and report the mIoU on the Blue Marble validation tiles.',
+    )
+    parser.add_argument(
+        'data_root',
+        nargs='?',
+        type=Path,
+        default=Path('data/blue_marble'),
+        help='Blue Marble folder (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--pixels',
+        type=positive,
+        default=200_000,
+        help='training pixels to draw, at least one a tile (default: %(default)s)',
+    )
+    parser.add_argument('--iterations', type=positive, default=100, help='boosting rounds (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of the draw and of the trees (default: %(default)s)')
+    parser.add_argument('--out', type=Path, help='JSON file for the result')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    training, validation = load(args.data_root, 'training'), load(args.data_root, 'validation')
+    console = Console()
+    with atomic_path(args.out) if args.out else nullcontext() as out:
+        start = time.perf_counter()
+        x, y = sample(training, args.pixels, np.random.default_rng(args.seed))
+        model = fit(x, y, args.iterations, args.seed)
+        fitted = time.perf_counter()
+        metrics = evaluate(model, validation)
+        seconds = dict(fit=round(fitted - start, 1), evaluate=round(time.perf_counter() - fitted, 1))
+        console.print(report(metrics))
+        console.print(f'{len(y)} training pixels; sampled and fitted in {seconds["fit"]} s', end='')
+        console.print(f', evaluated in {seconds["evaluate"]} s')
+        if out:
+            result = dict(
+                mIoU=round(float(np.nanmean(metrics['IoU'])), 2),
+                aAcc=round(float(metrics['aAcc']), 2),
+                IoU={name: round(float(iou), 2) for name, iou in zip(CLASSES, metrics['IoU'], strict=True)},
+                pixels=len(y),
+                iterations=args.iterations,
+                seed=args.seed,
+                seconds=seconds,
+            )
+            out.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    if args.out:
+        console.print(f'Wrote {args.out}', soft_wrap=True)
+
+
+if __name__ == '__main__':
+    run_tool(main)
