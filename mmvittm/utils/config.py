@@ -83,7 +83,7 @@ def input_size(cfg: Config) -> tuple[int, int]:
     if not found:
         raise UserError(f'config {cfg.filename} sets no test size ({", ".join(SIZE_KEYS)}): give one with --shape')
     key, value = next(iter(found.items()))
-    size = (value, value) if isinstance(value, int) else tuple(value)
+    size = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise UserError(f'config {cfg.filename}: {key} must be one or two whole numbers above 0, not {value!r}')
     return size

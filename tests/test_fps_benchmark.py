@@ -1,0 +1,334 @@
+"""The FPS instrument: its numbers against hand formulas, then the tool on two small configs and on bad input."""
+
+import json
+import math
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+from torch.nn import functional as F
+
+from mmvittm.errors import UserError
+from mmvittm.utils.benchmark import (
+    Spread,
+    cpu_name,
+    eager,
+    inference_network,
+    round_orders,
+    speed_ratios,
+    time_interleaved,
+)
+from mmvittm.utils.cli import run_tool
+from mmvittm.utils.complexity import count_macs, count_parameters
+from mmvittm.utils.config import build_model, load_config
+
+ROOT = Path(__file__).parents[1]
+TOOL = ROOT / 'tools' / 'fps_benchmark.py'
+
+SEGMENTOR = """
+default_scope = 'mmseg'
+crop_size = (32, 48)
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', mean=[0.0] * 3, std=[1.0] * 3, size=crop_size),
+    backbone=dict(
+        type='mmpretrain.VisionTransformer',
+        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+        img_size=32,
+        patch_size=16,
+        out_type='featmap'),
+    decode_head=dict(
+        type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=3, norm_cfg=dict(type='SyncBN')),
+    auxiliary_head=dict(type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=3))
+"""
+CLASSIFIER = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='VisionTransformer',
+        arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32),
+        img_size=32,
+        patch_size=8),
+    head=dict(type='VisionTransformerClsHead', num_classes=5, in_channels=16))
+"""
+
+
+def vit_macs(tokens: int, dims: int, hidden: int) -> int:
+    """One ViT layer: qkv and output projections, the two products of attention, the MLP."""
+    return tokens * (4 * dims**2 + 2 * dims * hidden) + 2 * tokens**2 * dims
+
+
+@pytest.fixture(scope='module')
+def configs(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp('configs')
+    texts = dict(
+        segmentor=SEGMENTOR,
+        classifier=CLASSIFIER,
+        sizeless=CLASSIFIER.replace('img_size=32,', ''),
+        typo=CLASSIFIER.replace('patch_size', 'patch_sise'),
+        unknown=CLASSIFIER.replace('ImageClassifier', 'ImageClasifier'),
+        wider=SEGMENTOR.replace('embed_dims=16', 'embed_dims=32').replace('in_channels=16', 'in_channels=32'),
+        mismatched=SEGMENTOR.replace('in_channels=16', 'in_channels=4'),
+        not_a_model="default_scope = 'mmpretrain'\nmodel = dict(type='CrossEntropyLoss')\ncrop_size = 8",
+    )
+    for name, text in texts.items():
+        (folder / f'{name}.py').write_text(text)
+    return {name: str(folder / f'{name}.py') for name in [*texts, 'missing']}
+
+
+@pytest.fixture(scope='module')
+def checkpoints(configs, tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp('checkpoints')
+    for name in ('segmentor', 'classifier'):
+        torch.save(dict(state_dict=build_model(load_config(configs[name])).state_dict()), folder / f'{name}.pth')
+    (folder / 'truncated.pth').write_bytes((folder / 'segmentor.pth').read_bytes()[:5000])
+    return {name: str(folder / f'{name}.pth') for name in ('segmentor', 'classifier', 'truncated', 'missing')}
+
+
+# --- statistics and order --------------------------------------------------------------------------------------------
+
+
+def test_spread_of_known_numbers():
+    assert Spread.of([*range(101), 10_000]) == Spread(median=50.5, p10=pytest.approx(10.1), p90=pytest.approx(90.9))
+    assert Spread.of([3.0]) == Spread(3.0, 3.0, 3.0)
+
+
+def test_speed_ratios_pair_the_rounds():
+    assert speed_ratios([10.0, 40.0], [5.0, 80.0]) == [2.0, 0.5]
+    with pytest.raises(ValueError):
+        speed_ratios([1.0], [1.0, 2.0])
+
+
+def test_round_orders_are_balanced_and_seeded():
+    orders = list(round_orders(4, rounds=20, seed=1))
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert all(second == first[::-1] for first, second in zip(orders[::2], orders[1::2], strict=True))
+    assert len({tuple(order) for order in orders}) > 5
+    assert orders == list(round_orders(4, rounds=20, seed=1)) != list(round_orders(4, rounds=20, seed=2))
+
+
+def test_time_interleaved_sorts_the_times_by_run_and_round():
+    calls, ticks = [], iter(range(100))
+    runs = [lambda: calls.append('a'), lambda: calls.append('b')]
+
+    def timer(run):
+        run()
+        return float(next(ticks))
+
+    done = []
+    times = time_interleaved(runs, [[1, 0], [0, 1]], warmup=2, timer=timer, on_run=lambda: done.append(1))
+    assert ''.join(calls) == 'aabb' + 'ba' + 'ab'
+    assert times == [[5.0, 6.0], [4.0, 7.0]]
+    assert len(done) == 8
+
+
+def test_cpu_name_is_read_from_linux(tmp_path):
+    (tmp_path / 'cpuinfo').write_text('processor\t: 0\nmodel name\t: Fast CPU: 3 GHz\nmodel name\t: other\n')
+    assert cpu_name(tmp_path / 'cpuinfo') == 'Fast CPU: 3 GHz'
+    assert cpu_name(tmp_path / 'missing')
+
+
+# --- multiply-adds and parameters ------------------------------------------------------------------------------------
+
+TOKENS, DIMS, HIDDEN = 10, 8, 24
+
+
+def fused_attention(x: torch.Tensor) -> torch.Tensor:
+    heads = x.unflatten(-1, (2, 4)).transpose(1, 2)
+    return F.scaled_dot_product_attention(heads, heads, heads)
+
+
+@pytest.mark.parametrize(
+    ('model', 'shape', 'macs'),
+    [
+        (nn.Linear(DIMS, 5), (3, TOKENS, DIMS), 3 * TOKENS * DIMS * 5),
+        (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), (1, 4, 8, 10), (4 * 5) * 6 * (4 // 2) * 9),
+        (fused_attention, (3, TOKENS, DIMS), 3 * 2 * TOKENS**2 * DIMS),
+        (nn.TransformerEncoderLayer(DIMS, 2, HIDDEN, batch_first=True), (2, TOKENS, DIMS), 2 * vit_macs(10, 8, 24)),
+    ],
+    ids=['linear', 'grouped convolution', 'fused attention', 'fused layer'],
+)
+@pytest.mark.parametrize('context', [torch.enable_grad, torch.inference_mode])
+def test_count_macs(model, shape, macs, context):
+    if isinstance(model, nn.Module):
+        model.eval()
+    with context():
+        assert count_macs(model, torch.randn(shape)) == macs
+
+
+def test_count_macs_of_vit_b16():
+    backbone = dict(type='mmpretrain.VisionTransformer', arch='deit-base', img_size=224, patch_size=16)
+    head = dict(type='mmpretrain.VisionTransformerClsHead', num_classes=1000, in_channels=768)
+    model = dict(type='mmpretrain.ImageClassifier', backbone=backbone, head=head)
+    network = inference_network(build_model(Config(dict(model=model))))
+    by_hand = 196 * 768 * 3 * 16**2 + 12 * vit_macs(197, 768, 4 * 768) + 768 * 1000
+    assert count_macs(network, torch.randn(1, 3, 224, 224)) == by_hand
+    assert by_hand / 1e9 == pytest.approx(17.56, abs=0.005)
+    assert count_parameters(network) == 86_567_656  # timm's vit_base_patch16_224
+
+
+# --- what is timed ---------------------------------------------------------------------------------------------------
+
+
+def test_segmentor_network_is_the_model_without_auxiliary_heads(configs):
+    model = build_model(load_config(configs['segmentor']))
+    used = sum(count_parameters(part) for part in (model.backbone, model.decode_head))
+    assert count_parameters(model) > used
+    network = inference_network(model)
+    assert count_parameters(network) == used
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+
+    images = torch.randn(2, 3, 32, 48)
+    logits = eager(network, images)()
+    assert logits.shape == (2, 3, 2, 3), 'at the resolution of the head'
+    assert logits.is_inference()
+    torch.testing.assert_close(logits, model.forward(images, mode='tensor'))
+
+
+def test_classifier_network_is_the_model(configs):
+    model = build_model(load_config(configs['classifier']))
+    images = torch.randn(2, 3, 32, 32)
+    logits = inference_network(model)(images)
+    torch.testing.assert_close(logits, model.head(model.backbone(images)))
+
+
+def test_backbone_network(configs):
+    model = build_model(load_config(configs['segmentor']))
+    network = inference_network(model, backbone_only=True)
+    assert count_parameters(network) == count_parameters(model.backbone)
+    assert network(torch.randn(1, 3, 32, 48))[-1].shape == (1, 16, 2, 3)
+
+
+def test_inference_network_refuses_other_models():
+    with pytest.raises(UserError, match='a Linear cannot be timed: the model must be one of EncoderDecoder'):
+        inference_network(nn.Linear(1, 1))
+
+
+# --- the tool --------------------------------------------------------------------------------------------------------
+
+
+def run_subprocess(*args) -> subprocess.CompletedProcess:
+    env = os.environ | {'PYTHONPATH': str(ROOT)}
+    return subprocess.run([sys.executable, str(TOOL), *map(str, args)], capture_output=True, text=True, env=env)
+
+
+def run_here(monkeypatch, *args) -> None:
+    """The tool without a process of its own, whose imports would take most of the time."""
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, args)])
+    run_tool(runpy.run_path(str(TOOL))['main'])
+
+
+@pytest.fixture(scope='module')
+def random_run(configs, tmp_path_factory) -> tuple[str, dict]:
+    out = tmp_path_factory.mktemp('out') / 'fps.json'
+    pair = (configs['segmentor'], configs['classifier'])
+    done = run_subprocess(*pair, '--rounds', 2, '--warmup', 1, '--batch-size', 2, '--threads', 1, '--out', out)
+    assert done.returncode == 0, done.stderr
+    assert list(out.parent.iterdir()) == [out]
+    return done.stdout, json.loads(out.read_text())
+
+
+def test_tool_writes_every_time_and_what_follows_from_them(random_run, configs):
+    _, report = random_run
+    first, second = report['results']
+    assert [first['config'], second['config']] == [configs['segmentor'], configs['classifier']]
+    assert [first['shape'], second['shape']] == [[2, 3, 32, 48], [2, 3, 32, 32]]
+    assert [sorted(order) for order in report['orders']] == [[0, 1], [0, 1]]
+    assert report['orders'][0] != report['orders'][1]
+    for result in (first, second):
+        assert len(result['times_ms']) == 2
+        assert min(result['times_ms']) > 0
+        assert result['time_ms']['median'] == pytest.approx(sum(result['times_ms']) / 2)
+        assert result['fps'] == pytest.approx(2 * 1000 / result['time_ms']['median'])
+    assert first['speed_ratio'] == dict(median=1.0, p10=1.0, p90=1.0)
+    pairs = zip(first['times_ms'], second['times_ms'], strict=True)
+    assert second['speed_ratio']['median'] == pytest.approx(sum(a / b for a, b in pairs) / 2)
+
+
+def test_tool_counts_the_timed_span_per_image(random_run):
+    first, second = random_run[1]['results']
+    assert 'without the final upsampling' in first['measures']
+    patches = math.prod((2, 3))
+    convolutions = patches * (16 * 8 * 9 + (16 + 8) * 8 * 9 + 8 * 3)  # FCNHead: conv, conv of input and it, classes
+    assert first['macs_per_image'] == patches * 768 * 16 + 2 * vit_macs(patches + 1, 16, 32) + convolutions
+    assert second['macs_per_image'] == 16 * 192 * 16 + vit_macs(17, 16, 32) + 16 * 5
+
+
+def test_tool_says_what_it_measured_on_what(random_run):
+    screen, report = random_run
+    assert [result['random_weights'] for result in report['results']] == [True, True]
+    assert len(re.findall(r'(segmentor|classifier).*random', screen)) == 2
+    assert report['machine']['threads'] == 1
+    versions = report['machine']['versions']
+    assert set(versions) == {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'mmvittm', 'python'}
+    assert versions['torch'] == torch.__version__
+    for said in ('without the final upsampling', '1 CPU threads', report['machine']['cpu'], torch.__version__):
+        assert said in screen
+
+
+def test_tool_with_checkpoints_shape_and_backbones(configs, checkpoints, tmp_path, monkeypatch, capsys):
+    names = ('segmentor', 'classifier')
+    options = ['--backbone-only', '--shape', 64, '--rounds', 1, '--warmup', 0, '--out', tmp_path / 'fps.json']
+    run_here(monkeypatch, *(configs[n] for n in names), '--checkpoint', *(checkpoints[n] for n in names), *options)
+    results = json.loads((tmp_path / 'fps.json').read_text())['results']
+    for name, result in zip(names, results, strict=True):
+        assert result['random_weights'] is False
+        assert result['checkpoint'] == checkpoints[name]
+        assert result['shape'] == [1, 3, 64, 64]
+        assert result['measures'].startswith('the backbone alone')
+    screen = capsys.readouterr().out
+    assert 'random' not in screen
+    assert 'segmentor.pth' in screen
+
+
+@pytest.mark.parametrize(
+    ('names', 'options', 'sentence'),
+    [
+        (['segmentor', 'missing'], [], 'config not found: .*missing.py'),
+        (['typo'], [], "typo.py: model.backbone: VisionTransformer takes no argument 'patch_sise', .*'patch_size'"),
+        (['unknown'], [], "unknown.py: model: unknown type 'ImageClasifier', did you mean 'ImageClassifier'"),
+        (['sizeless'], [], 'sizeless.py sets no test size .*: give one with --shape'),
+        (['not_a_model'], [], 'a CrossEntropyLoss cannot be timed'),
+        (['segmentor', 'classifier'], ['--checkpoint', '{segmentor}'], '1 checkpoints for 2 configs: .* each config'),
+        (['segmentor'], ['--checkpoint', '{missing}'], 'checkpoint not found: .*missing.pth'),
+        (['segmentor'], ['--checkpoint', '{truncated}'], 'truncated.pth cannot be read'),
+        (['wider'], ['--checkpoint', '{segmentor}'], r'segmentor.pth does not fit .*backbone\..* instead of'),
+        (['segmentor'], ['--checkpoint', '{classifier}'], r'classifier.pth does not fit .*missing: backbone\.'),
+        (['mismatched'], [], 'mismatched.py does not run on images of 32×48: .* 16 channels'),
+        (['segmentor'], ['--shape', '8', '8', '8'], '--shape takes H or H W, not 3 numbers'),
+        (['segmentor'], ['--warmup', '-1'], '--warmup must be 0 or more, not -1'),
+    ],
+)
+def test_tool_says_what_is_wrong(names, options, sentence, configs, checkpoints, tmp_path, monkeypatch):
+    options = [option.format(**checkpoints) for option in options]
+    with pytest.raises(SystemExit, match=f'error: .*{sentence}') as stopped:
+        run_here(monkeypatch, *(configs[name] for name in names), *options, '--out', tmp_path / 'fps.json')
+    assert '\n' not in stopped.value.code
+    assert not list(tmp_path.iterdir()), 'nothing is left behind'
+
+
+@pytest.mark.parametrize(
+    'options', [['--shape', '0'], ['--shape', '32', '-8'], ['--rounds', '0'], ['--batch-size', 'x'], ['--threads', '0']]
+)
+def test_tool_wants_numbers_above_0(options, configs, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_here(monkeypatch, configs['segmentor'], *options)
+    assert stopped.value.code == 2
+    assert f'argument {options[0]}: must be a whole number above 0' in capsys.readouterr().err
+
+
+def test_tool_finds_an_unwritable_place_before_the_work(configs, tmp_path):
+    (tmp_path / 'file').touch()
+    done = run_subprocess(configs['segmentor'], '--out', tmp_path / 'file' / 'fps.json')
+    assert done.returncode == 1
+    assert 'Traceback' not in done.stderr
+    assert re.fullmatch(r'error: cannot write .*fps.json: .*', done.stderr.strip().splitlines()[-1])
+    assert 'building' not in done.stderr
