@@ -4,6 +4,7 @@
 """
 
 from importlib.util import find_spec
+from pathlib import Path
 
 from .version import __version__
 
@@ -16,4 +17,11 @@ if _missing:
 
 from . import registry  # noqa: E402
 
-__all__ = ['__version__', 'registry']
+__all__ = ['__version__', 'configs_dir', 'registry']
+
+
+def configs_dir() -> Path:
+    """The folder of this package's configs, in an installed package as in a checkout, for ``_base_`` and tools."""
+    package = Path(__file__).parent
+    installed = package / '.mim' / 'configs'
+    return installed if installed.is_dir() else package.parent / 'configs'

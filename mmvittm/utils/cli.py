@@ -1,7 +1,7 @@
 """What every tool does around its work: one clear sentence for a user's mistake."""
 
 import sys
-from typing import Callable
+from collections.abc import Callable
 
 from ..errors import UserError
 

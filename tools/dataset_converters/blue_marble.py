@@ -37,8 +37,8 @@ CLASS_OF_GROUP = {  # main groups of Köppen's zones
 LAND = 1  # of the mask's 0 ocean, 1 land, 2 lake
 TILE = 300  # pixels; 20 degrees
 MIN_LAND = 0.02  # of a tile's pixels
-# Whole columns apart from each other, so that few validation pixels have a close neighbour in training: each class
-# occurs in them, among others in the Americas, Europe with Africa, and East Asia with Australia.
+# Whole columns apart from each other, so that few validation pixels have a close neighbour in training. They show
+# the west of North America, of Europe and Africa, East Asia with western Australia, and Antarctica: every class.
 VALIDATION_COLUMNS = (2, 8, 14)
 
 Tiles = Sequence[tuple[int, int]]  # (row, column), row 0 in the north, column 0 at 180° W

@@ -8,3 +8,4 @@ param_scheduler = [
 train_cfg = dict(max_iters=600, val_interval=300)
 default_hooks = dict(checkpoint=dict(interval=300, max_keep_ckpts=1))
 auto_scale_lr = dict(base_batch_size=8)
+custom_hooks = [dict(type='mmvittm.ProgressBarHook')]

@@ -1,0 +1,42 @@
+# Two commands do everything, set-up included: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UPSTREAM := .venv-upstream
+
+.PHONY: demo test test-upstream lint format clean
+demo: $(VENV)/.installed
+	$(BIN)/python tools/demo.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The same suite on the upstream packages; mmcv is compiled, which takes about ten minutes.
+test-upstream: $(UPSTREAM)/.installed
+	$(UPSTREAM)/bin/python -m pytest
+
+clean:
+	rm -rf $(VENV) $(UPSTREAM) build *.egg-info
+
+# An environment is made again from scratch when what it was made from has changed.
+$(VENV)/.installed: setup.py requirements/tested.txt
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint requirements/tested.txt --editable '.[onedl,demo,tests]'
+	touch $@
+
+$(UPSTREAM)/.installed: setup.py requirements/upstream.txt
+	rm -rf $(UPSTREAM)
+	$(PYTHON) -m venv $(UPSTREAM)
+	$(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt numpy setuptools wheel ninja psutil torch torchvision
+	MMCV_WITH_OPS=1 MAX_JOBS=2 $(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt --no-build-isolation mmcv
+	$(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt --no-build-isolation --editable '.[openmmlab,demo,tests]'
+	touch $@

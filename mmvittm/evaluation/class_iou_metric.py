@@ -1,0 +1,25 @@
+from mmseg.evaluation.metrics import IoUMetric
+
+from ..registry import METRICS
+
+
+@METRICS.register_module()
+class ClassIoUMetric(IoUMetric):
+    """mmseg's IoUMetric, which also returns what it otherwise only prints: ``IoU.<class>`` in percent."""
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Compute the metrics of a whole data set.
+
+        Args:
+            results (list): Per image the areas of intersection, union, prediction and label, by class.
+
+        Returns:
+            dict[str, float]: What IoUMetric returns (aAcc, mIoU, mAcc, …) and ``IoU.<class>``; a class that neither
+            occurs nor is predicted is nan.
+        """
+        metrics = super().compute_metrics(results)
+        if not self.format_only:
+            intersect, union = (sum(areas) for areas in list(zip(*results, strict=True))[:2])
+            iou = (100 * intersect / union).tolist()
+            metrics |= {f'IoU.{name}': round(x, 2) for name, x in zip(self.dataset_meta['classes'], iou, strict=True)}
+        return metrics

@@ -1,0 +1,91 @@
+"""Draw image, ground truth and prediction of a config's test images side by side, with a legend."""
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from PIL import Image
+
+from mmvittm.errors import UserError
+from mmvittm.utils.cli import run_tool
+from mmvittm.utils.config import load_config
+from mmvittm.utils.data import check_data
+from mmvittm.utils.files import atomic_path
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.patches import Patch  # noqa: E402
+
+COLUMNS = ('image', 'ground truth', 'prediction')
+UNLABELLED = (255, 255, 255)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file; its test data set is drawn')
+    parser.add_argument('predictions', type=Path, help='folder of label maps, as `tools/test.py … --out DIR` writes it')
+    parser.add_argument('--out', type=Path, default=Path('predictions.png'), help='picture to write')
+    parser.add_argument('--images', type=int, default=8, help='how many images, spread evenly over the set')
+    return parser.parse_args()
+
+
+def paint(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """``(H, W)`` label numbers -> ``(H, W, 3)`` colours; a number outside of the palette is unlabelled."""
+    colours = np.full((256, 3), UNLABELLED, np.uint8)
+    colours[: len(palette)] = palette
+    return colours[labels]
+
+
+def test_set(cfg: Config):
+    """The data set that the config tests on, without its pipeline."""
+    check_data(cfg, 'test_dataloader')
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    return DATASETS.build({**cfg.test_dataloader.dataset, 'pipeline': []})
+
+
+def rows(dataset, predictions: Path, count: int):
+    """Yield name, image, ground truth and prediction of ``count`` images, the last two as label numbers."""
+    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int):
+        info = dataset.get_data_info(int(index))
+        name = Path(info['img_path']).stem
+        prediction = predictions / f'{name}.png'
+        if not prediction.is_file():
+            raise UserError(f'no prediction {prediction}: write them with `tools/test.py CONFIG CHECKPOINT --out DIR`')
+        labels = [np.array(Image.open(path)) for path in (info['seg_map_path'], prediction)]
+        if info['reduce_zero_label']:
+            labels = [label - np.uint8(1) for label in labels]
+        yield name, np.array(Image.open(info['img_path']).convert('RGB')), *labels
+
+
+def main() -> None:
+    args = parse_args()
+    if args.images < 1:
+        raise UserError(f'--images must be at least 1, not {args.images}')
+    dataset = test_set(load_config(args.config))
+    palette = np.array(dataset.metainfo['palette'], np.uint8)
+    drawn = list(rows(dataset, args.predictions, args.images))
+
+    figure, axes = plt.subplots(len(drawn), 3, figsize=(9, 3 * len(drawn) + 0.8), squeeze=False, layout='constrained')
+    for axis, title in zip(axes[0], COLUMNS, strict=True):
+        axis.set_title(title)
+    for line, (name, image, truth, prediction) in zip(axes, drawn, strict=True):
+        for axis, picture in zip(line, (image, paint(truth, palette), paint(prediction, palette)), strict=True):
+            axis.imshow(picture)
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name)
+    legend = [
+        Patch(facecolor=colour / 255, edgecolor='grey', label=label)
+        for label, colour in zip(dataset.metainfo['classes'], palette, strict=True)
+    ]
+    legend.append(Patch(facecolor='white', edgecolor='grey', label='unlabelled'))
+    figure.legend(handles=legend, loc='outside lower center', ncols=min(len(legend), 7), frameon=False)
+    with atomic_path(args.out) as path:
+        figure.savefig(path, dpi=80)
+    print(args.out)
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,63 @@
+"""Test a checkpoint: metrics on screen and in the work dir, predictions and pictures on request."""
+
+import argparse
+import json
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from mmvittm.errors import UserError
+from mmvittm.utils.cli import run_tool
+from mmvittm.utils.data import check_data
+from mmvittm.utils.files import atomic_path
+from mmvittm.utils.runner import add_common_arguments, build_runner, config_from
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', metavar='DIR', help='save the predicted label maps (PNG) and metrics.json there')
+    parser.add_argument('--show-dir', metavar='DIR', help='save images painted with their predictions there')
+    parser.add_argument('--tta', action='store_true', help="test with the config's tta_pipeline: scales and flips")
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def save_pictures(cfg: Config, folder: str) -> None:
+    if 'visualization' not in cfg.get('default_hooks', {}):
+        raise UserError('--show-dir needs default_hooks.visualization, which this config does not have')
+    cfg.default_hooks.visualization.draw = True
+    cfg.visualizer.save_dir = folder
+
+
+def use_tta(cfg: Config) -> None:
+    if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
+        raise UserError('--tta needs tta_pipeline and tta_model, which this config does not have')
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [*hooks, dict(type='mmengine.PrepareTTAHook', tta_cfg=cfg.tta_model, priority='LOWEST')]
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = config_from(args)
+    cfg.load_from = args.checkpoint
+    if args.show_dir:
+        save_pictures(cfg, args.show_dir)
+    if args.tta:
+        use_tta(cfg)
+    if args.out:
+        cfg.test_evaluator.output_dir = args.out
+    check_data(cfg, 'test_dataloader')
+    runner = build_runner(cfg)
+    runner.register_hook(dict(type='mmvittm.CheckpointFitHook', strict=True))
+    metrics = runner.test()
+    if args.out and is_main_process():
+        with atomic_path(Path(args.out) / 'metrics.json') as path:
+            path.write_text(json.dumps(metrics, indent=2))
+
+
+if __name__ == '__main__':
+    run_tool(main)
