@@ -3,7 +3,7 @@
 import pickle
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -11,22 +11,36 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from ..errors import UserError
 
-_np_core = np._core if hasattr(np, '_core') else np.core
-# What an mmengine checkpoint holds besides tensors: the logged scalars, as numpy arrays in a HistoryBuffer,
-# whose pickled form looks its own methods up with getattr.
-_MMENGINE_TYPES = (
-    HistoryBuffer,
-    getattr,
-    np.ndarray,
-    np.dtype,
-    _np_core.multiarray._reconstruct,
-    _np_core.multiarray.scalar,
-    *(type(np.dtype(name)) for name in ('float32', 'float64', 'int64', 'uint32')),
-)
+_np_core = np._core if digit_version(np.__version__) >= digit_version('2.0.0') else np.core
+
+
+def _history_method(cls: type, name: str) -> Callable:
+    """What ``getattr`` may do while unpickling: find the statistics that a HistoryBuffer names."""
+    if cls is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise pickle.UnpicklingError(f'GLOBAL {getattr(cls, "__name__", cls)}.{name}')
+    return getattr(cls, name)
+
+
+# What an mmengine checkpoint holds besides tensors: the logged scalars, numpy arrays in a HistoryBuffer.
+_MMENGINE_GLOBALS = {
+    'builtins.getattr': _history_method,
+    **{
+        f'{item.__module__}.{item.__name__}': item
+        for item in (
+            HistoryBuffer,
+            np.ndarray,
+            np.dtype,
+            _np_core.multiarray._reconstruct,
+            _np_core.multiarray.scalar,
+            *(type(np.dtype(name)) for name in ('float32', 'float64', 'int64', 'uint32')),
+        )
+    },
+}
 
 
 def load_checkpoint_file(path: str | Path, map_location: str | torch.device | None = 'cpu') -> dict:
@@ -65,10 +79,10 @@ def load_checkpoint_file(path: str | Path, map_location: str | torch.device | No
 
 
 def _load_weights_only(path: Path, map_location) -> dict:
-    if hasattr(torch.serialization, 'safe_globals'):
-        with torch.serialization.safe_globals(list(_MMENGINE_TYPES)):
+    if digit_version(torch.__version__) >= digit_version('2.6.0'):
+        with torch.serialization.safe_globals([(item, name) for name, item in _MMENGINE_GLOBALS.items()]):
             return torch.load(path, map_location=map_location, weights_only=True)
-    # Before torch 2.5 the list of types behind weights_only=True cannot be extended: the same rule as an unpickler.
+    # Before, the list of types behind weights_only=True cannot be extended like that: the same rule as an unpickler.
     return torch.load(path, map_location=map_location, pickle_module=_restricted_pickle(), weights_only=False)
 
 
@@ -76,21 +90,25 @@ def _restricted_pickle() -> ModuleType:
     """A stand-in for :mod:`pickle` whose unpickler finds nothing but tensors' parts and mmengine's log types."""
 
     class Unpickler(pickle.Unpickler):
-        allowed = frozenset((t.__module__, t.__name__) for t in _MMENGINE_TYPES)
-
         def find_class(self, module: str, name: str):
-            tensor_part = (module == 'torch._utils' and name.startswith('_rebuild_')) or (
-                module == 'torch' and isinstance(getattr(torch, name, None), (type, torch.dtype))
-            )
-            plain = (module, name) in {('collections', 'OrderedDict'), ('_codecs', 'encode')}
-            if tensor_part or plain or (module.replace('__builtin__', 'builtins'), name) in self.allowed:
+            full_name = f'{module.replace("__builtin__", "builtins")}.{name}'
+            if full_name in _MMENGINE_GLOBALS:
+                return _MMENGINE_GLOBALS[full_name]
+            is_dtype = module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype)
+            if is_dtype or _TENSOR_PARTS.fullmatch(full_name):
                 return super().find_class(module, name)
-            raise pickle.UnpicklingError(f'GLOBAL {module}.{name}')
+            raise pickle.UnpicklingError(f'GLOBAL {full_name}')
 
     module = ModuleType('restricted_pickle')
     module.Unpickler = Unpickler
     module.load = lambda file, **kwargs: Unpickler(file, **kwargs).load()
     return module
+
+
+_TENSOR_PARTS = re.compile(
+    r'collections\.OrderedDict|_codecs\.encode|torch\.(?:\w+Storage|Size|device)'
+    r'|torch\._utils\._rebuild_(?:tensor_v2|parameter|parameter_with_state)'
+)
 
 
 def use_safe_loading() -> None:
