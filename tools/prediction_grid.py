@@ -16,8 +16,8 @@ from mmvittm.utils.data import check_data
 from mmvittm.utils.files import atomic_path
 
 matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.patches import Patch  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.patches import Patch
 
 COLUMNS = ('image', 'ground truth', 'prediction')
 UNLABELLED = (255, 255, 255)

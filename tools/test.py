@@ -1,11 +1,11 @@
 """Test a checkpoint: metrics on screen and in the work dir, predictions and pictures on request."""
 
 import argparse
-import json
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.fileio import dump
 
 from mmvittm.errors import UserError
 from mmvittm.utils.cli import run_tool
@@ -56,7 +56,7 @@ def main() -> None:
     metrics = runner.test()
     if args.out and is_main_process():
         with atomic_path(Path(args.out) / 'metrics.json') as path:
-            path.write_text(json.dumps(metrics, indent=2))
+            dump(metrics, path, indent=2)  # mmengine's, which knows numpy's numbers
 
 
 if __name__ == '__main__':

@@ -1,0 +1,185 @@
+"""The backbone's own contract: outputs, sizes, what is frozen, what is refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmvittm.errors import UserError
+from mmvittm.models import ViTTM
+from mmvittm.models.position import grid_of, resample_pos_embed
+
+ARCH = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
+
+
+def build(memory_patch=4, process_patch=8, **options) -> ViTTM:
+    torch.manual_seed(0)
+    options = dict(arch=ARCH, img_size=32, rw_head=dict(type='LinearAttention', latent_ratio=2)) | options
+    model = ViTTM(
+        memory_embed=dict(type='PatchTokens', patch_size=memory_patch),
+        process_embed=dict(type='PatchTokens', patch_size=process_patch),
+        **options,
+    )
+    model.init_weights()
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ('arch', 'dims', 'layers', 'heads'),
+    [('tiny', 192, 12, 3), ('small', 384, 12, 6), ('base', 768, 12, 12), ('large', 1024, 24, 16)],
+)
+def test_named_archs(arch, dims, layers, heads):
+    with torch.device('meta'):
+        model = ViTTM(arch)
+    block = model.layers[0].vit_block
+    assert (model.embed_dims, len(model.layers), block.attn.num_heads) == (dims, layers, heads)
+    assert block.ffn.feedforward_channels == 4 * dims
+
+
+def test_every_out_index_in_the_order_asked_for():
+    image = torch.randn(2, 3, 32, 32)
+    streams = ('memory', 'process', 'concat', 'memory')
+    several = build(out_indices=(2, 0, -2, 0), out_stream=streams)
+    for index, stream, feature in zip((2, 0, 1, 0), streams, several(image), strict=True):
+        (alone,) = build(out_indices=index, out_stream=stream)(image)
+        assert torch.equal(feature, alone)
+
+
+@pytest.mark.parametrize(('stream', 'shape'), [('process', (16, 4, 4)), ('memory', (16, 8, 8)), ('concat', (32, 8, 8))])
+def test_shape_of_each_stream(stream, shape):
+    (feature,) = build(out_stream=stream)(torch.randn(2, 3, 32, 32))
+    assert feature.shape == (2, *shape)
+
+
+def test_concat_is_process_resized_to_the_memory_grid_then_memory():
+    image = torch.randn(2, 3, 32, 32)
+    (concat,), (process,), (memory,) = (build(out_stream=s)(image) for s in ('concat', 'process', 'memory'))
+    resized = F.interpolate(process, (8, 8), mode='bilinear', align_corners=False)
+    assert torch.equal(concat, torch.cat([resized, memory], 1))
+
+
+def test_forward_tokens_runs_everything_whatever_the_outputs():
+    image = torch.randn(2, 3, 32, 32)
+    process, memory = build(out_indices=0)(image)[0], build().forward_tokens(image)[1]
+    assert process.shape == (2, 16, 4, 4)
+    assert torch.equal(build(out_indices=0).forward_tokens(image)[1], memory)
+    full = build(out_stream='concat')
+    assert torch.equal(full(image)[0][:, 16:].flatten(2).transpose(1, 2), full.forward_tokens(image)[1])
+
+
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (8, 8), (40, 24)])
+def test_any_size_is_padded_with_zeros_at_the_bottom_and_right(size):
+    model = build(out_stream='process')
+    image = torch.randn(1, 3, *size)
+    padded = F.pad(image, (0, -size[1] % 8, 0, -size[0] % 8))
+    # the memory patch of 4 would stop short of the process patch's padding
+    model_equal = build(memory_patch=8, process_patch=8)
+    assert torch.equal(model_equal(image)[0], model_equal(padded)[0])
+    assert model(image)[0].shape[2:] == (-(-size[0] // 8), -(-size[1] // 8))
+
+
+def test_positions_are_resampled_bicubically_with_antialiasing_in_fp32():
+    pos_embed = torch.randn(1, 16, 5, dtype=torch.bfloat16)
+    grid = pos_embed.float().reshape(1, 4, 4, 5).permute(0, 3, 1, 2)
+    expected = F.interpolate(grid, (3, 6), mode='bicubic', align_corners=False, antialias=True)
+    actual = resample_pos_embed(pos_embed, (4, 4), (3, 6))
+    assert actual.dtype == torch.bfloat16
+    assert torch.equal(actual, expected.permute(0, 2, 3, 1).reshape(1, 18, 5).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ('tokens', 'like', 'grid'),
+    [(12, (3, 4), (3, 4)), (16, (3, 4), (4, 4)), (48, (3, 4), (6, 8)), (27, (6, 18), (3, 9)), (2, (2, 4), (1, 2))],
+)
+def test_grid_of_a_stored_embedding(tokens, like, grid):
+    assert grid_of(tokens, like) == grid
+
+
+def test_grid_that_cannot_be_told():
+    with pytest.raises(UserError, match='7 tokens is neither square nor of the proportions 3×4'):
+        grid_of(7, (3, 4))
+
+
+def test_checkpoint_of_another_img_size_is_resampled_and_says_so(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmvittm.models.position.print_log', lambda message, **_: said.append(message))
+    source, target = build(img_size=32), build(img_size=(24, 48))
+    weights = {key: value.clone() for key, value in source.state_dict().items()}
+    target.load_state_dict(weights)
+    assert torch.equal(
+        target.process_embed.pos_embed, resample_pos_embed(weights['process_embed.pos_embed'], (4, 4), (3, 6))
+    )
+    assert weights['process_embed.pos_embed'].shape == (1, 16, 16), "the caller's weights were changed"
+    image = torch.randn(1, 3, 24, 48)
+    torch.testing.assert_close(target(image), source(image))
+    assert 'process_embed.pos_embed resampled from 4×4 to 3×6' in said
+
+
+def test_weights_fit_every_choice_of_outputs():
+    weights = build().state_dict()
+    for options in (dict(out_indices=0), dict(out_indices=(0, 1), out_stream='concat'), dict(frozen_stages=2)):
+        build(**options).load_state_dict(weights)
+
+
+def test_train_and_eval_return_the_model():
+    model = build()
+    assert model.train() is model
+    assert model.eval() is model
+
+
+def test_frozen_stages_stay_frozen_and_in_eval_mode():
+    model = build(frozen_stages=2, drop_path_rate=0.5, rw_drop_path_rate=0.5).train()
+    frozen = [model.memory_embed, model.process_embed, *model.layers[:2]]
+    assert not any(p.requires_grad for module in frozen for p in module.parameters())
+    assert not any(module.training for module in frozen)
+    assert model.layers[2].training
+    assert model.layers[2].vit_block.attn.qkv.weight.requires_grad
+
+
+def test_stochastic_depth_ramps_in_blocks_and_is_constant_on_reads_and_writes():
+    model = build(drop_path_rate=0.2, rw_drop_path_rate=0.3)
+    assert [layer.vit_block.attn.out_drop.drop_prob for layer in model.layers] == pytest.approx([0, 0.1, 0.2])
+    assert [layer.drop_path.drop_prob for layer in model.layers] == [0.3] * 3
+
+
+def test_initialisation_is_reproducible_and_of_the_stated_spread():
+    model = build(arch='tiny', img_size=224, memory_patch=16, process_patch=32)
+    again = build(arch='tiny', img_size=224, memory_patch=16, process_patch=32)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    for weight in (model.memory_embed.pos_embed, model.layers[3].read_head.v.weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (dict(arch='huge'), "unknown arch 'huge': choose one of tiny, small, base, large"),
+        (dict(arch=dict(embed_dims=16)), 'a custom arch is a dict of exactly embed_dims, num_layers'),
+        (dict(arch=ARCH | dict(num_layers=0)), 'num_layers must be a whole number above 0, not 0'),
+        (dict(arch=ARCH | dict(num_heads=3)), 'num_heads=3 does not divide embed_dims=16'),
+        (dict(rw_head=dict(type='LinearAttention', latent_ratio=3)), 'latent_ratio=3 × num_heads=2 does not divide'),
+        (dict(rw_head=dict(type='Attention')), "unknown read/write head 'Attention': choose one of .*LinearAttention"),
+        (dict(rw_head=dict(type='LinearAttention', ratio=2)), "LinearAttention has no option 'ratio'"),
+        (dict(rw_head='LinearAttention'), 'a read/write head is chosen by a dict with a "type"'),
+        (dict(fusion=dict(type='MulFusion')), "unknown fusion 'MulFusion': choose one of .*AddFusion"),
+        (dict(memory_block=dict(type='Attention')), "unknown memory block 'Attention'"),
+        (dict(out_stream='latent'), "unknown out_stream 'latent': choose one of process, memory, concat"),
+        (dict(out_stream=('process', 'memory')), 'out_stream names 2 streams for 1 out indices'),
+        (dict(out_indices=3), r'out index 3 does not exist: the blocks are 0 … 2'),
+        (dict(out_indices=(0, -4)), 'out index -4 does not exist'),
+        (dict(out_indices=()), 'out_indices is empty'),
+        (dict(frozen_stages=4), 'frozen_stages=4 is not within -1 … 3'),
+        (dict(img_size=(32, 32, 32)), 'img_size must be a whole number or a pair'),
+        (dict(img_size=-1), 'img_size must be a whole number above 0'),
+        (dict(memory_patch=0), 'patch_size must be a whole number above 0, not 0'),
+        (dict(process_patch=(8, -8)), 'patch_size must be a whole number above 0, not -8'),
+        (dict(process_patch=33), 'patch_size 33×33 is larger than img_size 32×32'),
+    ],
+)
+def test_bad_arguments(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build(**options)
+
+
+def test_image_smaller_than_a_patch():
+    with pytest.raises(UserError, match='an image of 6×32 pixels is smaller than a patch of 8×8'):
+        build()(torch.randn(1, 3, 6, 32))

@@ -1,0 +1,50 @@
+"""Convert weights of mmvittm, training checkpoints included, to the layout of ViTTM's authors.
+
+Averaged weights are taken where training kept an average (mmengine's EMAHook saves them as the state dict). Of a
+segmentor the backbone is converted. Their model holds a few weights that it never uses: load the result into it with
+strict=False.
+"""
+
+import argparse
+from pathlib import Path
+
+from conversion import add_arch_options, arch_options, build_and_load, convert_file, converter_parser
+from rich.console import Console
+from torch import Tensor
+
+from mmvittm.utils import convert_official_state_dict, convert_to_official_state_dict, infer_official_arch
+from mmvittm.utils.cli import run_tool
+from mmvittm.utils.key_table import unwrapped
+
+# Parts of a segmentor; the authors' layout is a classifier's.
+SEGMENTOR_PARTS = ('decode_head.', 'auxiliary_head.', 'data_preprocessor.')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = converter_parser(__doc__, 'weights of mmvittm')
+    add_arch_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    console = Console()
+
+    def convert(checkpoint: dict) -> dict[str, Tensor]:
+        weights = unwrapped(checkpoint)
+        ours = {key: value for key, value in weights.items() if not key.startswith(SEGMENTOR_PARTS)}
+        theirs = convert_to_official_state_dict(ours)
+        build_and_load(
+            infer_official_arch(theirs, **arch_options(args))['backbone'], convert_official_state_dict(theirs)
+        )
+        if 'ema_state_dict' in checkpoint:
+            console.print('Took the averaged weights.')
+        if len(ours) < len(weights):
+            console.print(f'Left out {len(weights) - len(ours)} weights of the decode heads.')
+        return theirs
+
+    convert_file(args.src, args.dst, Path(__file__).name, convert)
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,40 @@
+"""Convert a checkpoint of ViTTM's authors for mmvittm, and print the config that fits it.
+
+Loads into a config with
+    init_cfg=dict(type='Pretrained', checkpoint='DST', prefix='backbone.')
+"""
+
+import argparse
+from pathlib import Path
+
+from conversion import add_arch_options, arch_options, build_and_load, convert_file, converter_parser, print_config
+from torch import Tensor
+
+from mmvittm.utils import convert_official_state_dict, infer_official_arch
+from mmvittm.utils.cli import run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    parser = converter_parser(__doc__, "weights in the authors' layout")
+    add_arch_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+
+    def convert(checkpoint: dict) -> dict[str, Tensor]:
+        inferred = infer_official_arch(checkpoint, **arch_options(args))
+        ours = convert_official_state_dict(checkpoint)
+        build_and_load(inferred['backbone'], ours)
+        classes = inferred['num_classes']
+        print_config(
+            inferred['backbone'], f'# with a classifier of {classes} classes' if classes else '# no classifier'
+        )
+        return ours
+
+    convert_file(args.src, args.dst, Path(__file__).name, convert)
+
+
+if __name__ == '__main__':
+    run_tool(main)
