@@ -1,6 +1,31 @@
-from .fusions import AddFusion
-from .rw_heads import LinearAttention
-from .token_embeds import PatchTokens
+from .fusions import AddEraseFusion, AddFusion, EraseFusion
+from .memory_blocks import MemoryBlock, MemoryConvNeXt, MemoryMLP
+from .rw_heads import (
+    CrossAttention,
+    DynaMixer,
+    LatentAttention,
+    LatentCrossAttention,
+    LinearAttention,
+    TokenLearner,
+)
+from .token_embeds import LearnedTokens, PatchTokens, PooledTokens
 from .vittm import ViTTM
 
-__all__ = ['AddFusion', 'LinearAttention', 'PatchTokens', 'ViTTM']
+__all__ = [
+    'AddEraseFusion',
+    'AddFusion',
+    'CrossAttention',
+    'DynaMixer',
+    'EraseFusion',
+    'LatentAttention',
+    'LatentCrossAttention',
+    'LearnedTokens',
+    'LinearAttention',
+    'MemoryBlock',
+    'MemoryConvNeXt',
+    'MemoryMLP',
+    'PatchTokens',
+    'PooledTokens',
+    'TokenLearner',
+    'ViTTM',
+]

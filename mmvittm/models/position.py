@@ -65,7 +65,8 @@ def grid_of(num_tokens: int, like: Grid) -> Grid:
 class PositionEmbedding(BaseModule):
     """Base of the token embeddings: tokens on a grid, each with a learned position embedding.
 
-    A checkpoint of another grid is resampled on loading.
+    ``embed(image)``, or ``embed(map of the other stream)``, gives tokens ``(B, N, C)`` in row-major order and their
+    grid. A checkpoint of another grid is resampled on loading.
 
     Args:
         embed_dims (int): C, the width of a token.
@@ -74,7 +75,12 @@ class PositionEmbedding(BaseModule):
 
     Attributes:
         pos_embed (nn.Parameter): ``(1, N, C)``, truncated normal with std 0.02.
+        from_image (bool): Whether the tokens depend on the image by themselves.
+        from_other_stream (bool): Whether they are made from the other stream's map instead.
     """
+
+    from_image = True
+    from_other_stream = False
 
     def __init__(self, embed_dims: int, grid: Grid, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)

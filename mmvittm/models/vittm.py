@@ -165,19 +165,24 @@ class ViTTM(BaseModule):
         embed_args = dict(in_channels=in_channels, embed_dims=self.embed_dims, img_size=self.img_size)
         self.memory_embed = build_part(TOKEN_EMBEDS, memory_embed, **embed_args)
         self.process_embed = build_part(TOKEN_EMBEDS, process_embed, **embed_args)
-        if self.memory_embed.from_other_stream and self.process_embed.from_other_stream:
+        if not (self.memory_embed.from_image or self.process_embed.from_image):
             raise UserError(
-                'memory_embed and process_embed are each made from the other: one must start from the image'
+                f'neither memory_embed {type(self.memory_embed).__name__} nor process_embed '
+                f'{type(self.process_embed).__name__} starts from the image: choose PatchTokens for one of them'
             )
         self.drop_after_pos = nn.Dropout(drop_rate)
 
         process_tokens = self.process_embed.grid[0] * self.process_embed.grid[1]
         memory_tokens = self.memory_embed.grid[0] * self.memory_embed.grid[1]
         build_fusion = partial(build_part, FUSIONS, fusion, embed_dims=self.embed_dims)
-        self.read_fusion = build_fusion(target_tokens=process_tokens)
-        self.write_fusion = build_fusion(target_tokens=memory_tokens)
+        self.read_fusion = build_fusion(target_tokens=process_tokens, target_name='process')
+        self.write_fusion = build_fusion(target_tokens=memory_tokens, target_name='memory')
 
         build_head = partial(build_part, RW_HEADS, rw_head, embed_dims=self.embed_dims, num_heads=arch['num_heads'])
+        from_memory = dict(source_tokens=memory_tokens, source_name='memory')
+        from_process = dict(source_tokens=process_tokens, source_name='process')
+        to_memory = dict(query_tokens=memory_tokens, query_name='memory')
+        to_process = dict(query_tokens=process_tokens, query_name='process')
         self.layers = ModuleList(
             ViTTMLayer(
                 vit_block=TransformerEncoderLayer(
@@ -190,8 +195,8 @@ class ViTTM(BaseModule):
                     qkv_bias=qkv_bias,
                     norm_cfg=norm_cfg,
                 ),
-                read_head=build_head(source_tokens=memory_tokens, query_tokens=process_tokens),
-                write_head=build_head(source_tokens=process_tokens, query_tokens=memory_tokens),
+                read_head=build_head(**from_memory, **to_process),
+                write_head=build_head(**from_process, **to_memory),
                 memory_block=build_part(
                     MEMORY_BLOCKS, memory_block or dict(type='MemoryBlock'), embed_dims=self.embed_dims
                 ),
@@ -257,8 +262,11 @@ class ViTTM(BaseModule):
             modules += [last.write_head, last.memory_block]
             if self._depth == 1:
                 modules.append(self.write_fusion)
+        # A fusion and a head that both pass over what they update: of the same kind in reads and writes.
         if not (self.read_fusion.uses_target or self.layers[0].read_head.uses_query):
-            modules.append(self.process_embed)
+            modules += [module for layer in self.layers for module in layer.memory_block.before_write]
+            if not self.memory_embed.from_other_stream:
+                modules.append(self.process_embed)
         return modules
 
     def _frozen(self) -> list[nn.Module]:

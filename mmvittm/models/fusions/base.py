@@ -7,7 +7,8 @@ from torch import Tensor
 class Fusion(BaseModule):
     """What a fusion is: ``fusion(target, update) -> target``. One serves all reads of a model, one all writes.
 
-    A fusion whose constructor names ``embed_dims`` or ``target_tokens`` is given these numbers.
+    A fusion whose constructor names ``embed_dims`` or ``target_tokens`` is given these numbers; ``target_name`` tells
+    it which stream it serves, for its errors.
 
     Attributes:
         uses_target (bool): Whether the result depends on the target as it was.

@@ -1,5 +1,6 @@
 from abc import abstractmethod
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor
 
@@ -11,7 +12,8 @@ class RWHead(BaseModule):
     """What a read/write head is: ``head(source, query) -> update``.
 
     A head whose constructor also names ``source_tokens`` or ``query_tokens`` is given these numbers, and is bound to
-    them.
+    them; ``source_name`` and ``query_name`` tell it which stream that is, for its errors. LayerNorms inside a head have
+    PyTorch's eps of 1e-5, as the authors' have.
 
     Args:
         embed_dims (int): C, the width of the tokens.
@@ -19,9 +21,12 @@ class RWHead(BaseModule):
 
     Attributes:
         uses_query (bool): Whether the update depends on the query tokens, or on their number alone.
+        shift_invariant (tuple[str, ...]): Parameters that only add the same to all that a softmax compares. They are
+            part of the authors' checkpoints, change nothing, and their gradient is zero.
     """
 
     uses_query = True
+    shift_invariant: tuple[str, ...] = ()
 
     def __init__(self, embed_dims: int, num_heads: int) -> None:
         # timm's initialisation of a ViT, which the authors keep
@@ -43,13 +48,44 @@ class RWHead(BaseModule):
             Tensor: ``(B, M, C)``.
         """
 
+    def split_heads(self, x: Tensor) -> Tensor:
+        """``(B, N, h·d)`` -> ``(B, h, N, d)``."""
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
-def latent_width(embed_dims: int, latent_ratio: int, num_heads: int) -> int:
-    """``embed_dims / latent_ratio``, which each of ``num_heads`` heads takes an equal share of."""
+
+def merge_heads(x: Tensor) -> Tensor:
+    """``(B, h, N, d)`` -> ``(B, N, h·d)``."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """``x``, in fp32 if it is in half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def weighted_sum(scores: Tensor, tokens: Tensor) -> Tensor:
+    """Sum tokens, each weighted by the softmax of its score.
+
+    In fp32 at least, since a weight among thousands of tokens is below what fp16 resolves.
+
+    Args:
+        scores (Tensor): ``(…, M, N)``.
+        tokens (Tensor): ``(…, N, C)``.
+
+    Returns:
+        Tensor: ``(…, M, C)``, in the dtype of ``tokens``.
+    """
+    with torch.autocast(tokens.device.type, enabled=False):
+        out = at_least_fp32(scores).softmax(-1) @ at_least_fp32(tokens)
+    return out.to(tokens.dtype)
+
+
+def latent_width(embed_dims: int, latent_ratio: int, num_heads: int, least: int = 1) -> int:
+    """``embed_dims / latent_ratio``, which each of ``num_heads`` heads takes an equal share of, ``least`` or more."""
     positive_int('latent_ratio', latent_ratio)
-    if embed_dims % (latent_ratio * num_heads):
+    if embed_dims % (latent_ratio * num_heads) or embed_dims < least * latent_ratio * num_heads:
         raise UserError(
-            f'latent_ratio={latent_ratio} × num_heads={num_heads} does not divide embed_dims={embed_dims}: '
-            'choose a smaller ratio'
+            f'latent_ratio={latent_ratio} × num_heads={num_heads} does not divide embed_dims={embed_dims} '
+            f'into widths of at least {least}: choose a smaller ratio'
         )
     return embed_dims // latent_ratio

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...registry import RW_HEADS
-from .base import RWHead, latent_width
+from .base import RWHead, at_least_fp32, latent_width, merge_heads
 
 
 @RW_HEADS.register_module()
@@ -29,19 +29,14 @@ class LinearAttention(RWHead):
 
     def forward(self, source: Tensor, query: Tensor) -> Tensor:
         """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
-        value = self.v(source)
-        out = self._attend(self._heads(self.q(query)), self._heads(self.k(source)), self._heads(value))
-        return out.transpose(1, 2).flatten(2).to(value.dtype)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """``(B, N, h·d)`` -> ``(B, h, N, d)``."""
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        q, k, v = (self.split_heads(x) for x in (self.q(query), self.k(source), self.v(source)))
+        return merge_heads(self._attend(q, k, v)).to(v.dtype)
 
     @staticmethod
     def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # The sums run over all source tokens: past a few thousand they leave fp16's range and bf16's precision.
         with torch.autocast(q.device.type, enabled=False):
-            q, k, v = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (q, k, v))
+            q, k, v = at_least_fp32(q), at_least_fp32(k), at_least_fp32(v)
             q, k = F.elu(q) + 1, F.elu(k) + 1
             norm = q @ k.sum(2).unsqueeze(3) + 1e-6
             return q @ (k.transpose(2, 3) @ v) / norm

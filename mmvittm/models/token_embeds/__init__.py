@@ -1,5 +1,7 @@
-"""Stream embeddings: how an image, or the other stream, becomes tokens."""
+"""Token embeddings: how an image, or the other stream, becomes tokens."""
 
+from .learned_tokens import LearnedTokens
 from .patch_tokens import PatchTokens
+from .pooled_tokens import PooledTokens
 
-__all__ = ['PatchTokens']
+__all__ = ['LearnedTokens', 'PatchTokens', 'PooledTokens']

@@ -23,9 +23,6 @@ class PatchTokens(PositionEmbedding):
         UserError: If the patch is not positive, larger than ``img_size``, or larger than an image in ``forward``.
     """
 
-    #: Whether ``forward`` needs the other stream's tokens.
-    from_other_stream = False
-
     def __init__(self, patch_size: int | tuple[int, int], in_channels: int, embed_dims: int, img_size: Grid) -> None:
         patch_size = size_2d('patch_size', patch_size)
         if patch_size[0] > img_size[0] or patch_size[1] > img_size[1]:

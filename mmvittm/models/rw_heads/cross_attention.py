@@ -1,0 +1,34 @@
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...registry import RW_HEADS
+from .base import RWHead, merge_heads
+
+
+@RW_HEADS.register_module()
+class CrossAttention(RWHead):
+    r"""Softmax attention from the query to the source tokens, with normalised queries, keys and values (paper §3.2).
+
+    .. math:: W_o\,\mathrm{softmax}\bigl(q k^\top / \sqrt{d}\bigr)\,v,\quad q = \mathrm{LN}(W_q\,\mathrm{query}),\
+              k = \mathrm{LN}(W_k\,\mathrm{source}),\ v = \mathrm{LN}(W_v\,\mathrm{source})
+
+    with ``d = embed_dims / num_heads``; the LayerNorms are over the full width, before it is split into heads.
+
+    Args:
+        embed_dims (int): C, the width of the tokens.
+        num_heads (int): Number of attention heads.
+    """
+
+    shift_invariant = ('k_norm.bias',)
+
+    def __init__(self, embed_dims: int, num_heads: int) -> None:
+        super().__init__(embed_dims, num_heads)
+        self.q, self.k, self.v, self.proj = (nn.Linear(embed_dims, embed_dims) for _ in range(4))
+        self.q_norm, self.k_norm, self.v_norm = (nn.LayerNorm(embed_dims) for _ in range(3))
+
+    def forward(self, source: Tensor, query: Tensor) -> Tensor:
+        """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
+        q = self.split_heads(self.q_norm(self.q(query)))
+        k = self.split_heads(self.k_norm(self.k(source)))
+        v = self.split_heads(self.v_norm(self.v(source)))
+        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))

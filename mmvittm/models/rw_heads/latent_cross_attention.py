@@ -1,0 +1,42 @@
+from torch import Tensor, nn
+
+from ...registry import RW_HEADS
+from .base import RWHead, latent_width, merge_heads, weighted_sum
+
+
+@RW_HEADS.register_module()
+class LatentCrossAttention(RWHead):
+    r"""Attention through latents: keys gather the values into them, queries choose from them (paper §3.2).
+
+    .. math:: W_o\,\mathrm{softmax}_{latents}(q)\,\bigl(\mathrm{softmax}_{tokens}(k^\top)\,v\bigr),\quad
+              q = \mathrm{LN}(W_q\,\mathrm{query}),\ k = \mathrm{LN}(W_k\,\mathrm{source}),\
+              v = \mathrm{LN}(W_v\,\mathrm{source})
+
+    The LayerNorms are over the full width, before it is split into heads.
+
+    Args:
+        embed_dims (int): C, the width of the tokens.
+        num_heads (int): Number of attention heads.
+        latent_ratio (int): The heads share ``embed_dims / latent_ratio`` latents. Defaults to 4.
+    """
+
+    shift_invariant = ('k_norm.bias',)
+
+    def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4) -> None:
+        super().__init__(embed_dims, num_heads)
+        num_latents = latent_width(embed_dims, latent_ratio, num_heads, least=2)
+        self.q = nn.Linear(embed_dims, num_latents)
+        self.k = nn.Linear(embed_dims, num_latents)
+        self.v = nn.Linear(embed_dims, embed_dims)
+        self.q_norm = nn.LayerNorm(num_latents)
+        self.k_norm = nn.LayerNorm(num_latents)
+        self.v_norm = nn.LayerNorm(embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+
+    def forward(self, source: Tensor, query: Tensor) -> Tensor:
+        """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
+        q = self.split_heads(self.q_norm(self.q(query)))
+        k = self.split_heads(self.k_norm(self.k(source)))
+        v = self.split_heads(self.v_norm(self.v(source)))
+        latents = weighted_sum(k.transpose(2, 3), v)
+        return self.proj(merge_heads(weighted_sum(q, latents)))

@@ -1,0 +1,124 @@
+"""What trains: gradients of every combination of parts, and that compiling, exporting and checkpointing keep them."""
+
+from itertools import cycle
+from math import isfinite
+
+import pytest
+import torch
+from golden import relative_error
+from tiny import EMBEDS, FUSIONS, HEADS, MEMORY_BLOCKS, images, one_thread, tiny_vittm  # noqa: F401
+from torch import nn
+
+from mmvittm.models.rw_heads import RWHead
+
+OUTPUTS = dict(
+    process=dict(out_stream='process'),
+    memory=dict(out_stream='memory'),
+    concat=dict(out_stream='concat'),
+    mixed=dict(out_stream=('memory', 'process'), out_indices=(0, 1)),
+)
+# One model a head; together they hold every other part.
+SAMPLES = list(zip(HEADS, cycle(FUSIONS), cycle(reversed(MEMORY_BLOCKS)), cycle(EMBEDS), strict=False))
+
+
+def weighted_sum(maps):
+    """A loss that depends on every value of every map, differently."""
+    generator = torch.Generator().manual_seed(2)
+    return sum((m * torch.randn(m.shape, generator=generator)).sum() for m in maps)
+
+
+def heads_of(model):
+    """Read and write heads by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, RWHead)}
+
+
+def sharpen(model):
+    """Make what the heads read differ between tokens.
+
+    Erasing by nearly uniform attention leaves equal tokens after two blocks, and a head without gradients.
+    """
+    for head in heads_of(model).values():
+        for name, module in head.named_modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data *= 2 if 'mlp' in name else 3
+            elif name in ('q_norm', 'k_norm'):
+                module.weight.data *= 4
+    return model
+
+
+def shift_invariant(model):
+    """Names of the parameters whose gradient is zero, as their heads declare."""
+    return {f'{prefix}.{name}' for prefix, head in heads_of(model).items() for name in head.shift_invariant}
+
+
+def check_trained_is_what_outputs_reach(model):
+    model = sharpen(model).double()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    model.requires_grad_(True)
+
+    parameters = dict(model.named_parameters())
+    loss = weighted_sum(model(images().double()))
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    largest = {name: g.abs().max().item() for name, g in zip(parameters, gradients, strict=True) if g is not None}
+
+    assert largest.keys() == trained
+    assert all(isfinite(value) for value in largest.values())
+    negligible = {name for name, value in largest.items() if value < 1e-13 * max(largest.values())}
+    assert negligible == shift_invariant(model) & trained
+
+
+@pytest.mark.parametrize('embeds', EMBEDS)
+@pytest.mark.parametrize('memory_block', MEMORY_BLOCKS)
+@pytest.mark.parametrize('output', OUTPUTS)
+@pytest.mark.parametrize('fusion', FUSIONS)
+@pytest.mark.parametrize('head', HEADS)
+def test_trained_is_what_the_outputs_reach(head, fusion, output, memory_block, embeds):
+    check_trained_is_what_outputs_reach(tiny_vittm(head, fusion, memory_block, embeds, **OUTPUTS[output]))
+
+
+@pytest.mark.parametrize('fusion', FUSIONS)
+@pytest.mark.parametrize('head', HEADS)
+def test_nothing_behind_the_last_output_trains(head, fusion):
+    check_trained_is_what_outputs_reach(tiny_vittm(head, fusion, 'MemoryConvNeXt', out_indices=0))
+
+
+@pytest.mark.parametrize(('head', 'fusion', 'memory_block', 'embeds'), SAMPLES)
+def test_checkpointing_keeps_gradients(head, fusion, memory_block, embeds):
+    """Also with dropout and stochastic depth, which draw random numbers twice then."""
+
+    def gradients(with_cp):
+        rates = dict(drop_rate=0.2, drop_path_rate=0.2, rw_drop_path_rate=0.2)
+        model = tiny_vittm(head, fusion, memory_block, embeds, with_cp=with_cp, **rates).train()
+        torch.manual_seed(0)
+        weighted_sum(model(images())).backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+    kept, recomputed = gradients(False), gradients(True)
+    for name, gradient in kept.items():
+        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-6, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('head', HEADS)
+def test_an_image_does_not_depend_on_its_batch(head):
+    model = tiny_vittm(head, 'AddEraseFusion', 'MemoryConvNeXt', out_stream='concat')
+    batch = images(8)
+    assert relative_error(model(batch[3:4])[0], model(batch)[0][3:4]) < 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(('head', 'fusion', 'memory_block', 'embeds'), SAMPLES)
+def test_compiled_and_exported_as_one_graph(head, fusion, memory_block, embeds):
+    # aot_eager traces as inductor does, and needs no compiler
+    model = tiny_vittm(head, fusion, memory_block, embeds, num_layers=1, out_stream='concat')
+    eager = model(images())[0]
+    exported = torch.export.export(model, (images(),)).module()
+    assert relative_error(exported(images())[0], eager) < 1e-5
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+    assert relative_error(compiled(images())[0], eager) < 1e-5
+
+
+def test_samples_hold_every_part():
+    heads, fusions, memory_blocks, embeds = map(set, zip(*SAMPLES, strict=True))
+    assert (heads, fusions, memory_blocks, embeds) == (set(HEADS), set(FUSIONS), set(MEMORY_BLOCKS), set(EMBEDS))

@@ -1,0 +1,30 @@
+"""The same numbers as the authors' implementation, through the conversion of their checkpoints."""
+
+import pytest
+import torch
+from golden import CASES, Golden, relative_error
+
+WITH_MAPS = ('linear_add_m4_p8', 'linear_add_m8_p8', 'linear_add_resized_input')
+
+
+def test_all_cases_are_there():
+    assert len(CASES) == 11
+    assert tuple(name for name in CASES if Golden.load(name).features) == WITH_MAPS
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize('name', CASES)
+def test_tokens(name):
+    golden = Golden.load(name)
+    process, memory = golden.build_backbone().forward_tokens(golden.tensors['input'])
+    assert relative_error(process, golden.tensors['process_tokens']) < 1e-5
+    assert relative_error(memory, golden.tensors['memory_tokens']) < 1e-5
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize('name', WITH_MAPS)
+def test_maps(name):
+    golden = Golden.load(name)
+    maps = golden.build_backbone()(golden.tensors['input'])
+    for ours, reference in zip(maps, golden.features.values(), strict=True):
+        assert relative_error(ours, reference) < 1e-5

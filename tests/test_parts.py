@@ -1,0 +1,383 @@
+"""Each part by itself: its algebra, its errors, its numerics in half precision."""
+
+import re
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from golden import relative_error
+from mmengine.config import Config
+from tiny import FUSIONS, HEADS, MEMORY_BLOCKS, images, one_thread, randomize, tiny_vittm  # noqa: F401
+from torch import nn
+from torch.func import functional_call
+
+from mmvittm import registry
+from mmvittm.errors import UserError
+from mmvittm.models import ViTTM
+from mmvittm.models import fusions as all_fusions
+from mmvittm.models import memory_blocks as all_memory_blocks
+from mmvittm.models import rw_heads as all_heads
+from mmvittm.models.build import build_part
+from mmvittm.models.token_embeds import LearnedTokens, PooledTokens
+
+ATTENTION_HEADS = HEADS[:4]
+HALF = (torch.bfloat16, torch.float16)
+
+
+def build_head(name, source_tokens=9, query_tokens=4, embed_dims=16, **options):
+    given = dict(embed_dims=embed_dims, num_heads=2, source_tokens=source_tokens, query_tokens=query_tokens)
+    return randomize(build_part(registry.RW_HEADS, dict(type=name, **options), **given)).double()
+
+
+def build_fusion(name, target_tokens=4):
+    cfg = dict(type=name)
+    return randomize(build_part(registry.FUSIONS, cfg, embed_dims=16, target_tokens=target_tokens)).double()
+
+
+def build_memory_block(name, **options):
+    return randomize(build_part(registry.MEMORY_BLOCKS, dict(type=name, **options), embed_dims=16)).double()
+
+
+def tokens(number, dims=16, batch=2, seed=3):
+    return torch.randn(batch, number, dims, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def test_every_part_is_registered_and_exported():
+    assert set(registry.RW_HEADS.module_dict) >= set(HEADS) == set(all_heads.__all__) - {'RWHead'}
+    assert set(registry.FUSIONS.module_dict) >= set(FUSIONS) == set(all_fusions.__all__) - {'Fusion'}
+    assert set(registry.MEMORY_BLOCKS.module_dict) >= set(MEMORY_BLOCKS) == set(all_memory_blocks.__all__)
+
+
+# Read/write heads
+
+
+def test_linear_attention_is_its_quadratic_form():
+    head, source, query = build_head('LinearAttention', latent_ratio=2), tokens(9), tokens(4, seed=4)
+    q, k, v = head.q(query), head.k(source), head.v(source)
+    for image in range(2):
+        for h in range(2):
+            phi_q, phi_k = (nn.functional.elu(x[image, :, 4 * h : 4 * h + 4]) + 1 for x in (q, k))
+            attention = phi_q @ phi_k.T
+            expected = attention / (attention.sum(1, keepdim=True) + 1e-6) @ v[image, :, 8 * h : 8 * h + 8]
+            torch.testing.assert_close(head(source, query)[image, :, 8 * h : 8 * h + 8], expected)
+
+
+@pytest.mark.parametrize('name', ATTENTION_HEADS)
+def test_doubled_source_changes_nothing(name):
+    head, source, query = build_head(name), tokens(9), tokens(4, seed=4)
+    # LinearAttention's 1e-6 in the denominator is why this is not exact
+    torch.testing.assert_close(head(source.repeat(1, 2, 1), query), head(source, query), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_order_of_the_source(name):
+    head, source, query = build_head(name), tokens(9), tokens(4, seed=4)
+    same = torch.allclose(head(source.flip(1), query), head(source, query), rtol=1e-10, atol=1e-10)
+    assert same == (name != 'DynaMixer')
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_order_of_the_query(name):
+    head, source, query = build_head(name), tokens(9), tokens(4, seed=4)
+    updated = head(source, query.flip(1))
+    expected = head(source, query)
+    # TokenLearner and DynaMixer have an output of their own for each place
+    expected = expected.flip(1) if name in ATTENTION_HEADS else expected
+    torch.testing.assert_close(updated, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ('name', 'without', 'mean_of'),
+    [
+        ('LinearAttention', ['k'], lambda h, s, q: h.v(s)),
+        ('CrossAttention', ['k_norm'], lambda h, s, q: h.proj(h.v_norm(h.v(s)).mean(1, keepdim=True))),
+        ('LatentAttention', ['mlp.fc2'], lambda h, s, q: s),
+        ('LatentCrossAttention', ['k_norm'], lambda h, s, q: h.proj(h.v_norm(h.v(s)).mean(1, keepdim=True))),
+        ('TokenLearner', ['mlp.fc2'], lambda h, s, q: torch.cat([s, q], 1)),
+        ('DynaMixer', ['generate'], lambda h, s, q: h.proj(h.norm(s).mean(1, keepdim=True))),
+    ],
+)
+def test_without_scores_the_update_is_a_mean(name, without, mean_of):
+    head, source, query = build_head(name), tokens(9), tokens(4, seed=4)
+    for module in without:
+        for parameter in head.get_submodule(module).parameters():
+            nn.init.zeros_(parameter)
+    expected = mean_of(head, source, query).mean(1, keepdim=True).expand(-1, 4, -1)
+    torch.testing.assert_close(head(source, query), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dyna_mixer_places_what_its_matrix_says():
+    head, source = build_head('DynaMixer'), tokens(9)
+    nn.init.zeros_(head.generate.weight)
+    chosen = [7, 0, 3, 3]
+    head.generate.bias.data = 1e3 * nn.functional.one_hot(torch.tensor(chosen), 9).double().flatten()
+    torch.testing.assert_close(head(source, tokens(4)), head.proj(head.norm(source)[:, chosen]))
+
+
+@pytest.mark.parametrize(
+    ('name', 'options'),
+    [
+        ('LinearAttention', dict(latent_ratio=1)),
+        ('CrossAttention', dict()),
+        ('LatentAttention', dict(latent_ratio=2, hidden_dims=3)),
+        ('LatentCrossAttention', dict(latent_ratio=1)),
+        ('TokenLearner', dict()),
+        ('DynaMixer', dict()),
+    ],
+)
+def test_head_gradients(name, options):
+    head = build_head(name, 3, 2, embed_dims=4, **options)
+    _gradcheck(head, tokens(3, 4, batch=1), tokens(2, 4, batch=1, seed=4))
+
+
+@pytest.mark.parametrize('name', FUSIONS)
+def test_fusion_gradients(name):
+    _gradcheck(build_fusion(name), tokens(4, batch=1), tokens(4, batch=1, seed=4))
+
+
+def _gradcheck(part, *inputs):
+    names, parameters = zip(*part.named_parameters(), strict=True) if list(part.parameters()) else ((), ())
+
+    def call(first, second, *values):
+        return functional_call(part, dict(zip(names, values, strict=True)), (first, second))
+
+    assert torch.autograd.gradcheck(call, [x.detach().requires_grad_() for x in (*inputs, *parameters)])
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_uses_query_is_declared(name):
+    head, source, query = build_head(name), tokens(9), tokens(4, seed=4)
+    changed = not torch.equal(head(source, query), head(source, query + tokens(4, seed=5)))
+    assert changed == head.uses_query
+
+
+# Fusions
+
+
+@pytest.mark.parametrize('name', FUSIONS)
+def test_uses_target_is_declared(name):
+    fusion, target, update = build_fusion(name), tokens(4), tokens(4, seed=4)
+    changed = not torch.equal(fusion(target, update), fusion(target + 1, update))
+    assert changed == fusion.uses_target
+
+
+def test_fusions_agree_where_the_gate_is_0_or_1():
+    fusion, target, update = build_fusion('AddEraseFusion'), tokens(4), tokens(4, seed=4)
+    fusion.linear.bias.data = torch.tensor([1e3, -1e3, 1e3, -1e3], dtype=torch.float64)
+    fused = fusion(target, update)
+    assert torch.equal(fused[:, ::2], build_fusion('EraseFusion')(target, update)[:, ::2])
+    assert torch.equal(fused[:, 1::2], build_fusion('AddFusion')(target, torch.zeros_like(update))[:, 1::2])
+
+
+def test_add_erase_has_one_gate_for_each_token():
+    fusion, target, update = build_fusion('AddEraseFusion'), tokens(4), tokens(4, seed=4)
+    gate = (fusion(target, update) - target) / (update - target)
+    assert gate.std(2).max() < 1e-9 < gate.std(1).min()
+    expected = torch.sigmoid(update.mean(1) @ fusion.linear.weight.T + fusion.linear.bias)
+    torch.testing.assert_close(gate[..., 0], expected)
+
+
+# Token embeddings
+
+
+def test_pooled_tokens_are_means_and_learn_a_position():
+    embed = randomize(PooledTokens(grid=(2, 3), embed_dims=5))
+    pooled, grid = embed(other := torch.randn(2, 5, 4, 9))
+    assert grid == (2, 3)
+    means = other.reshape(2, 5, 2, 2, 3, 3).mean((3, 5)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(pooled, means + embed.pos_embed)
+
+
+def test_learned_tokens_are_their_position_embedding():
+    embed = randomize(LearnedTokens(grid=2, embed_dims=5))
+    learned, grid = embed(images(3))
+    assert grid == (2, 2) and [name for name, _ in embed.named_parameters()] == ['pos_embed']
+    assert torch.equal(learned, embed.pos_embed.repeat(3, 1, 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('height, width', [(16, 16), (24, 40), (9, 17)])
+@pytest.mark.parametrize('embeds', ['pooled_process', 'learned_process', 'pooled_memory', 'learned_memory'])
+def test_their_grid_is_the_same_for_every_input_size(embeds, height, width):
+    fixed = embeds.split('_')[1]
+    model = tiny_vittm(embeds=embeds, out_indices=(0, 1), out_stream=('process', 'memory'))
+    patch = dict(process=4, memory=8)[fixed]
+    sizes = {fixed: {'process': (2, 2), 'memory': (4, 4)}[fixed]}
+    other = 'memory' if fixed == 'process' else 'process'
+    sizes[other] = (-(-height // patch), -(-width // patch))
+    process, memory = model(images(2, height, width))
+    assert (process.shape[2:], memory.shape[2:]) == (sizes['process'], sizes['memory'])
+    assert process.isfinite().all() and memory.isfinite().all()
+
+
+@pytest.mark.parametrize('embed', [PooledTokens, LearnedTokens])
+def test_their_checkpoints_move_to_another_grid(embed):
+    small, large = randomize(embed(grid=2, embed_dims=5)), embed(grid=4, embed_dims=5)
+    large.load_state_dict(small.state_dict())
+    torch.testing.assert_close(large.pos_embed.mean(1), small.pos_embed.mean(1))
+
+
+# Memory blocks
+
+
+@pytest.mark.parametrize('name', MEMORY_BLOCKS)
+def test_a_block_writes_once(name):
+    calls = []
+    build_memory_block(name)(tokens(9), lambda memory: calls.append(memory) or memory)
+    assert len(calls) == 1 and calls[0].shape == (2, 9, 16)
+
+
+def test_memory_mlp():
+    block, memory = build_memory_block('MemoryMLP', mlp_ratio=0.5), tokens(9)
+    written = 2 * memory + 1
+    normed = (written - written.mean(2, keepdim=True)) / (written.var(2, keepdim=True, correction=0) + 1e-5).sqrt()
+    hidden = nn.functional.gelu(block.mlp.fc1(normed * block.norm.weight + block.norm.bias))
+    assert hidden.shape[2] == 8
+    torch.testing.assert_close(block(memory, lambda m: 2 * m + 1), written + block.mlp.fc2(hidden))
+
+
+def test_memory_convnext_without_its_branches_is_the_skip():
+    block, memory = build_memory_block('MemoryConvNeXt'), tokens(9)
+    for part in (block.encoder, block.decoder):
+        nn.init.zeros_(part.pointwise_conv2.weight)
+        nn.init.zeros_(part.pointwise_conv2.bias)
+    torch.testing.assert_close(block(memory, lambda m: 2 * m), 3 * memory)
+
+
+def test_memory_convnext_sees_neighbours_alone():
+    block, memory = build_memory_block('MemoryConvNeXt', kernel_size=3), tokens(9)
+    other = memory.clone()
+    other[:, 4] += 1
+    differs = (block(memory, lambda m: m) - block(other, lambda m: m)).abs().amax((0, 2)) > 1e-9
+    # one neighbour in the encoder, one more in the decoder
+    assert differs.tolist() == [False, False, True, True, True, True, True, False, False]
+
+
+# Errors
+
+PATCHES = dict(type='PatchTokens', patch_size=8)
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (dict(rw_head=dict(type='LatentAttention', latent_ratio=3)), 'latent_ratio=3 .* does not divide embed_dims=16'),
+        (dict(rw_head=dict(type='LatentAttention', latent_ratio=16)), 'widths of at least 2: choose a smaller ratio'),
+        (dict(rw_head=dict(type='LatentCrossAttention', latent_ratio=8)), 'latent_ratio=8 × num_heads=2'),
+        (dict(rw_head=dict(type='LatentAttention', hidden_dims=0)), 'hidden_dims must be a whole number above 0'),
+        (dict(rw_head=dict(type='CrossAttention', latent_ratio=2)), "CrossAttention has no option 'latent_ratio'"),
+        (
+            dict(rw_head=dict(type='DynaMixer', reduced_dims=1.5)),
+            'reduced_dims must be a whole number .* not 1.5',
+        ),
+        (dict(rw_head=dict(type='Attention')), "unknown read/write head 'Attention': choose one of CrossAttention,"),
+        (dict(fusion=dict(type='AddEraseFusion', gate=1)), "fusion AddEraseFusion has no option 'gate'"),
+        (dict(memory_block=dict(type='MemoryMLP', mlp_ratio=0)), 'mlp_ratio must be a number of at least 1/16'),
+        (dict(memory_block=dict(type='MemoryConvNeXt', mlp_ratio='4')), "mlp_ratio must be a number .* not '4'"),
+        (dict(memory_block=dict(type='MemoryConvNeXt', kernel_size=4)), 'kernel_size must be odd'),
+        (dict(memory_block=dict(type='MemoryMLP', mlp_ratio=float('nan'))), 'mlp_ratio must be a number .* not nan'),
+        (dict(process_embed=dict(type='PooledTokens')), "token embedding PooledTokens needs the option 'grid'"),
+        (dict(process_embed=dict(type='LearnedTokens', grid=(2, 0))), 'grid must be a whole number above 0, not 0'),
+        (dict(process_embed=dict(type='LearnedTokens', grid=(2, 2, 2))), 'grid must be a whole number or a pair'),
+    ],
+)
+def test_bad_options(options, sentence):
+    arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
+    with pytest.raises(UserError, match=sentence):
+        ViTTM(arch, img_size=16, **dict(memory_embed=PATCHES, process_embed=PATCHES) | options)
+
+
+@pytest.mark.parametrize('memory', ['PooledTokens', 'LearnedTokens'])
+@pytest.mark.parametrize('process', ['PooledTokens', 'LearnedTokens'])
+def test_one_stream_starts_from_the_image(memory, process):
+    embeds = dict(memory_embed=dict(type=memory, grid=2), process_embed=dict(type=process, grid=2))
+    with pytest.raises(
+        UserError, match=f'neither memory_embed {memory} nor process_embed {process} starts from the im'
+    ):
+        ViTTM('tiny', **embeds)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ('options', 'size', 'sentence'),
+    [
+        (dict(head='TokenLearner'), (24, 24), 'TokenLearner is built for 4 process tokens and got 9'),
+        (dict(head='TokenLearner', embeds='learned_process'), (24, 24), 'built for 16 memory tokens and got 36'),
+        (dict(head='DynaMixer'), (16, 24), 'DynaMixer is built for 16 memory tokens and got 24'),
+        (dict(head='DynaMixer', embeds='pooled_memory'), (16, 24), 'DynaMixer is built for 4 process tokens and got 6'),
+        (dict(fusion='AddEraseFusion'), (8, 16), 'AddEraseFusion is built for 4 process tokens and got 2'),
+        (dict(fusion='AddEraseFusion', embeds='pooled_process'), (8, 16), 'built for 16 memory tokens and got 8'),
+    ],
+)
+def test_bound_parts_refuse_another_input_size(options, size, sentence):
+    with pytest.raises(UserError, match=sentence):
+        tiny_vittm(out_stream='memory', **options)(images(1, *size))
+
+
+# Half precision
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('autocast', [True, False], ids=['autocast', 'half_weights'])
+@pytest.mark.parametrize('dtype', HALF, ids=str)
+@pytest.mark.parametrize(
+    ('name', 'source_tokens'), [('LinearAttention', 65536), *((name, 4096) for name in HEADS[1:5])]
+)
+def test_heads_over_many_large_tokens(name, source_tokens, dtype, autocast):
+    """Activations up to 1e3 in magnitude: sums over the tokens are beyond fp16, the projections within it."""
+    head = build_head(name, source_tokens, 4, embed_dims=64).float()
+    for parameter in head.parameters():
+        if parameter.ndim == 2:
+            nn.init.trunc_normal_(parameter, std=0.05)
+    generator = torch.Generator().manual_seed(0)
+    source, query = (1e3 * (2 * torch.rand(1, n, 64, generator=generator) - 1) for n in (source_tokens, 4))
+    # Values with a mean, so that it is the sums that are tested and not what is left after they cancel
+    source += 0.5 * 1e3 * torch.linspace(-1, 1, 64)
+    source.clamp_(-1e3, 1e3)
+    if not autocast:  # the reference gets the rounded weights and tokens
+        head, source, query = head.to(dtype), source.to(dtype), query.to(dtype)
+    expected = deepcopy(head).double()(source.double(), query.double())
+    with torch.autocast('cpu', dtype, enabled=autocast):
+        update = head(source, query)
+    assert update.isfinite().all()
+    assert relative_error(update, expected) < {torch.bfloat16: 2e-2, torch.float16: 5e-3}[dtype]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('dtype', HALF, ids=str)
+@pytest.mark.parametrize('memory_block', MEMORY_BLOCKS)
+@pytest.mark.parametrize('fusion', FUSIONS)
+@pytest.mark.parametrize('head', HEADS)
+def test_half_precision_of_the_whole(head, fusion, memory_block, dtype):
+    model = tiny_vittm(head, fusion, memory_block, out_stream='concat')
+    expected = model(images())[0]
+    with torch.autocast('cpu', dtype):
+        cast = model(images())[0]
+    half = model.to(dtype)(images().to(dtype))[0]
+    assert half.dtype == dtype
+    for result in (cast, half):
+        assert relative_error(result.float(), expected) < {torch.bfloat16: 0.1, torch.float16: 0.02}[dtype]
+
+
+# One's own head
+
+
+def test_the_example_of_the_docs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / 'docs' / 'variants.md').read_text(encoding='utf-8')
+    files = dict(re.findall(r'```python\n# (\w+\.py)\n(.+?)```', page, flags=re.DOTALL))
+    assert files.keys() == {'mean_head.py', 'config.py'}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding='utf-8')
+    monkeypatch.syspath_prepend(tmp_path)
+
+    config = Config.fromfile(tmp_path / 'config.py')
+    try:
+        model = registry.MODELS.build(config.backbone)
+        head = model.layers[0].read_head
+        source = tokens(9, model.embed_dims).float()
+        expected = head.scale * source.mean(1, keepdim=True).expand(-1, 4, -1)
+        torch.testing.assert_close(head(source, tokens(4, model.embed_dims).float()), expected)
+        assert model(images(1, 224, 224))[0].isfinite().all()
+    finally:
+        registry.RW_HEADS.module_dict.pop('MeanHead', None)
