@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint as cp
@@ -203,7 +204,7 @@ class ViTTM(BaseModule):
                 norm_cfg=norm_cfg,
                 rw_drop_path_rate=rw_drop_path_rate,
             )
-            for block_drop_path_rate in torch.linspace(0, drop_path_rate, self.num_layers).tolist()
+            for block_drop_path_rate in np.linspace(0, drop_path_rate, self.num_layers).tolist()
         )
         self.process_norm = build_norm_layer(norm_cfg, self.embed_dims)
 
