@@ -24,7 +24,7 @@ OUT_STREAMS = dict(process=('process',), memory=('memory',), concat=('process', 
 
 
 class ViTTMLayer(BaseModule):
-    """One block of a ViTTM: read, ViT block, write (paper §3, Fig. 2).
+    """One block of a ViTTM: read, ViT block, write (ViTTM paper).
 
     One LayerNorm serves both streams before the read and one before the write, and its output replaces the streams.
 

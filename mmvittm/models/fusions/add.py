@@ -6,7 +6,7 @@ from .base import Fusion
 
 @FUSIONS.register_module()
 class AddFusion(Fusion):
-    """``target + update``, the fusion of every published model (paper §3.2)."""
+    """``target + update``, the fusion of every published model (ViTTM paper)."""
 
     def forward(self, target: Tensor, update: Tensor) -> Tensor:
         """``(B, M, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""

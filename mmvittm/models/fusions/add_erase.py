@@ -7,7 +7,7 @@ from .base import Fusion
 
 @FUSIONS.register_module()
 class AddEraseFusion(Fusion):
-    r"""A learned gate between target and update, one for each target token (paper §3.2).
+    r"""A learned gate between target and update, one for each target token (ViTTM paper).
 
     .. math:: (1 - g)\,\mathrm{target} + g\,\mathrm{update},\quad
               g = \mathrm{sigmoid}(\mathrm{Linear}(\mathrm{mean}_{tokens}(\mathrm{update})))

@@ -6,7 +6,7 @@ from .base import Fusion
 
 @FUSIONS.register_module()
 class EraseFusion(Fusion):
-    """``update``, in place of the target (paper §3.2)."""
+    """``update``, in place of the target (ViTTM paper)."""
 
     uses_target = False
 

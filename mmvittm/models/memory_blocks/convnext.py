@@ -11,7 +11,7 @@ from .base import MemoryBlock
 
 @MEMORY_BLOCKS.register_module()
 class MemoryConvNeXt(MemoryBlock):
-    """``m + decode(write(encode(m)))``, where both are ConvNeXt blocks along the sequence of tokens (paper §3.2).
+    """``m + decode(write(encode(m)))``, where both are ConvNeXt blocks along the sequence of tokens (ViTTM paper).
 
     The paper names the parts; these choices are ours, and there are no reference numbers, as the authors' block does
     not run: the number of tokens stays the same, so that every head and every number of tokens works; one residual

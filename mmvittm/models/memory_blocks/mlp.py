@@ -10,7 +10,7 @@ from .base import MemoryBlock
 
 @MEMORY_BLOCKS.register_module()
 class MemoryMLP(MemoryBlock):
-    """After the write, ``m + MLP(LN(m))`` on every memory token (paper §3.2).
+    """After the write, ``m + MLP(LN(m))`` on every memory token (ViTTM paper).
 
     Args:
         embed_dims (int): C, the width of the tokens.

@@ -1,4 +1,5 @@
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from mmengine.model import BaseModule
@@ -63,6 +64,11 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """A context in which operations keep the dtype of their operands; the meta device knows no autocast at all."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
 def weighted_sum(scores: Tensor, tokens: Tensor) -> Tensor:
     """Sum tokens, each weighted by the softmax of its score.
 
@@ -75,7 +81,7 @@ def weighted_sum(scores: Tensor, tokens: Tensor) -> Tensor:
     Returns:
         Tensor: ``(…, M, C)``, in the dtype of ``tokens``.
     """
-    with torch.autocast(tokens.device.type, enabled=False):
+    with without_autocast(tokens):
         out = at_least_fp32(scores).softmax(-1) @ at_least_fp32(tokens)
     return out.to(tokens.dtype)
 

@@ -7,7 +7,7 @@ from .base import RWHead, merge_heads
 
 @RW_HEADS.register_module()
 class CrossAttention(RWHead):
-    r"""Softmax attention from the query to the source tokens, with normalised queries, keys and values (paper §3.2).
+    r"""Softmax attention from the query to the source tokens, with normalised queries, keys and values (ViTTM paper).
 
     .. math:: W_o\,\mathrm{softmax}\bigl(q k^\top / \sqrt{d}\bigr)\,v,\quad q = \mathrm{LN}(W_q\,\mathrm{query}),\
               k = \mathrm{LN}(W_k\,\mathrm{source}),\ v = \mathrm{LN}(W_v\,\mathrm{source})

@@ -8,7 +8,7 @@ from .base import RWHead, latent_width, weighted_sum
 
 @RW_HEADS.register_module()
 class LatentAttention(RWHead):
-    r"""The source gathered into a few latents, which the query tokens then choose from (paper §3.2).
+    r"""The source gathered into a few latents, which the query tokens then choose from (ViTTM paper).
 
     .. math:: \mathrm{softmax}_{latents}(\mathrm{MLP_2}(\mathrm{LN}(\mathrm{query})))\,
               \bigl(\mathrm{softmax}_{tokens}(\mathrm{MLP}(\mathrm{LN}(\mathrm{source}))^\top)\,\mathrm{source}\bigr)

@@ -6,7 +6,7 @@ from .base import RWHead, latent_width, merge_heads, weighted_sum
 
 @RW_HEADS.register_module()
 class LatentCrossAttention(RWHead):
-    r"""Attention through latents: keys gather the values into them, queries choose from them (paper §3.2).
+    r"""Attention through latents: keys gather the values into them, queries choose from them (ViTTM paper).
 
     .. math:: W_o\,\mathrm{softmax}_{latents}(q)\,\bigl(\mathrm{softmax}_{tokens}(k^\top)\,v\bigr),\quad
               q = \mathrm{LN}(W_q\,\mathrm{query}),\ k = \mathrm{LN}(W_k\,\mathrm{source}),\

@@ -1,14 +1,13 @@
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...registry import RW_HEADS
-from .base import RWHead, at_least_fp32, latent_width, merge_heads
+from .base import RWHead, at_least_fp32, latent_width, merge_heads, without_autocast
 
 
 @RW_HEADS.register_module()
 class LinearAttention(RWHead):
-    r"""Attention whose cost is linear in both numbers of tokens (Katharopoulos et al. 2020; paper §3.2).
+    r"""Attention whose cost is linear in both numbers of tokens (Katharopoulos et al. 2020; ViTTM paper).
 
     .. math:: \frac{\phi(q)\,(\phi(k)^\top v)}{\phi(q) \cdot \sum_n \phi(k_n) + 10^{-6}},\quad \phi = \mathrm{elu} + 1
 
@@ -35,7 +34,7 @@ class LinearAttention(RWHead):
     @staticmethod
     def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # The sums run over all source tokens: past a few thousand they leave fp16's range and bf16's precision.
-        with torch.autocast(q.device.type, enabled=False):
+        with without_autocast(q):
             q, k, v = at_least_fp32(q), at_least_fp32(k), at_least_fp32(v)
             q, k = F.elu(q) + 1, F.elu(k) + 1
             norm = q @ k.sum(2).unsqueeze(3) + 1e-6

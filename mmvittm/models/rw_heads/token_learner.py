@@ -9,7 +9,7 @@ from .base import RWHead, weighted_sum
 
 @RW_HEADS.register_module()
 class TokenLearner(RWHead):
-    r"""Each updated token a weighted mean of all tokens, source and query (Ryoo et al. 2021; paper §3.2).
+    r"""Each updated token a weighted mean of all tokens, source and query (Ryoo et al. 2021; ViTTM paper).
 
     .. math:: \mathrm{softmax}_{tokens}(\mathrm{MLP}(\mathrm{LN}(c))^\top)\,c,\quad
               c = [\mathrm{source}; \mathrm{query}]

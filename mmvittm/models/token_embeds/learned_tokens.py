@@ -7,7 +7,7 @@ from ..position import Grid, PositionEmbedding
 
 @TOKEN_EMBEDS.register_module()
 class LearnedTokens(PositionEmbedding):
-    """Learned tokens, the same for every image (paper §3.1, latent initialisation).
+    """Learned tokens, the same for every image (ViTTM paper: latent initialisation).
 
     A token's position embedding is the token: a second parameter would only be added to it. The grid is the same for
     every input size.

@@ -9,7 +9,7 @@ from ..position import Grid, PositionEmbedding
 
 @TOKEN_EMBEDS.register_module()
 class PatchTokens(PositionEmbedding):
-    """One token per image patch, by a convolution whose kernel is its stride, plus a position embedding (paper §3.1).
+    """One token per image patch, by a convolution whose kernel is its stride, plus a position embedding (ViTTM paper).
 
     Sides that the patch size does not divide are padded with zeros at the bottom and right.
 

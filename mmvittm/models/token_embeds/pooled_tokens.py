@@ -8,7 +8,7 @@ from ..position import Grid, PositionEmbedding
 
 @TOKEN_EMBEDS.register_module()
 class PooledTokens(PositionEmbedding):
-    """The other stream's tokens averaged over a coarser grid, plus a position embedding of their own (paper §3.1).
+    """The other stream's tokens averaged over a coarser grid, plus a position embedding of their own (ViTTM paper).
 
     The grid is the same for every input size.
 
