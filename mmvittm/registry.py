@@ -8,6 +8,7 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
@@ -16,6 +17,9 @@ DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmvittm', locati
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmvittm', locations=['mmvittm.datasets'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmvittm', locations=['mmvittm.evaluation'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmvittm', locations=['mmvittm.engine'])
+OPTIM_WRAPPERS = Registry(
+    'optim wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmvittm', locations=['mmvittm.engine']
+)
 
 TOKEN_EMBEDS = Registry('token embedding', scope='mmvittm', locations=['mmvittm.models'])
 RW_HEADS = Registry('read/write head', scope='mmvittm', locations=['mmvittm.models'])

@@ -2,6 +2,7 @@
 
 import argparse
 
+import torch
 from mmengine.config import Config
 
 from mmvittm.errors import UserError
@@ -20,20 +21,18 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from a checkpoint: from the latest one in the work dir ("auto", also if no path is given)',
     )
-    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision (needs a GPU)')
+    parser.add_argument('--amp', action='store_true', help='train with mixed precision (bf16 on the CPU)')
     add_common_arguments(parser)
     return parser.parse_args()
 
 
 def use_amp(cfg: Config) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise UserError("--amp needs a GPU: mmengine's AmpOptimWrapper does not run on the CPU, leave the flag out")
-    if cfg.optim_wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise UserError(f'--amp works with optim_wrapper.type OptimWrapper only, not {cfg.optim_wrapper.type}')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    """fp16 or what the config says on a GPU; bf16 on the CPU, where mmengine's own wrapper does not run."""
+    kind = 'AmpOptimWrapper' if torch.cuda.is_available() else 'mmvittm.Bf16OptimWrapper'
+    current = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if current not in ('OptimWrapper', kind):
+        raise UserError(f'--amp replaces an OptimWrapper, but optim_wrapper.type of this config is {current}')
+    cfg.optim_wrapper.type = kind
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ def convert_file(
             **notes,
         )
         write_weights(temporary, state_dict, {key: str(value) for key, value in meta.items()})
-    Console().print(f'Wrote {dst}: {len(state_dict)} weights', soft_wrap=True, highlight=False)
+    Console().print(f'Wrote {dst}: {len(state_dict)} weights', soft_wrap=True, highlight=False, markup=False)
 
 
 def read_weights(path: Path) -> dict:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from conversion import convert_file, converter_parser, print_config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -70,6 +71,7 @@ def main() -> None:
         )
         torch.manual_seed(args.seed)
         model = MODELS.build(backbone)
+        MMLogger.get_current_instance().setLevel('WARNING')  # initialising tells of every weight
         model.init_weights()
         report = init_from_vit(model, vit, args.kernel)
         print_config(backbone)
