@@ -1,0 +1,227 @@
+"""What users get wrong with train.py and test.py: each ends with one sentence and a status other than 0."""
+
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mmvittm
+from mmvittm.utils.checkpoint import load_checkpoint_file
+
+ROOT = Path(__file__).parents[1]
+DEMO = str(mmvittm.configs_dir() / 'vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py')
+
+
+@pytest.fixture
+def tool(monkeypatch, tmp_path):
+    """``tool('train.py', …)`` runs a tool in this process and returns the sentence that it ends with."""
+
+    def run(name, *args):
+        words = [name, *map(str, args)]
+        if '--work-dir' not in words:
+            words[2:2] = ['--work-dir', str(tmp_path / 'work')]
+        monkeypatch.setattr(sys, 'argv', words)
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+        assert isinstance(stopped.value.code, str), 'no sentence'
+        return stopped.value.code
+
+    return run
+
+
+def in_folder(root, *more):
+    """--cfg-options that read both splits from ``root`` in this process."""
+    loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+    options = [f'{loader}.dataset.data_root={root}' for loader in loaders]
+    options += [f'{loader}.{key}' for loader in loaders for key in ('num_workers=0', 'persistent_workers=False')]
+    return ['--cfg-options', *options, 'train_dataloader.batch_size=2', *more]
+
+
+@pytest.fixture(scope='module')
+def small_set(tmp_path_factory) -> Path:
+    """A data set of Blue Marble's shape, two small images a split."""
+    root = tmp_path_factory.mktemp('small') / 'set'
+    for split in ('training', 'validation'):
+        for kind, shape in (('images', (64, 64, 3)), ('annotations', (64, 64))):
+            (root / kind / split).mkdir(parents=True)
+            for index in range(2):
+                Image.fromarray(np.full(shape, index, np.uint8)).save(root / kind / split / f'{index}.png')
+    return root
+
+
+@pytest.fixture
+def damaged(small_set, tmp_path) -> Path:
+    return Path(shutil.copytree(small_set, tmp_path / 'set'))
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory) -> Path:
+    """Random weights of the demo's model."""
+    from mmvittm.utils.config import build_model, load_config
+
+    path = tmp_path_factory.mktemp('checkpoint') / 'demo.pth'
+    torch.save(dict(state_dict=build_model(load_config(DEMO)).state_dict()), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (['model.backbone.arch=huge'], "unknown arch 'huge': choose one of tiny, small, base, large"),
+        (['model.backbone.rw_head.type=Attention'], "unknown read/write head 'Attention'"),
+        (['model.backbone.fusion.type=Mul'], "unknown fusion 'Mul'"),
+        (['model.backbone.out_stream=latent'], "unknown out_stream 'latent'"),
+        (['model.backbone.out_indices=[0,1,2,12]'], 'out index 12 does not exist: the blocks are 0 … 11'),
+        (['model.backbone.memory_embed.patch_size=0'], 'patch_size must be a whole number above 0'),
+        (['model.backbone.memory_embed.patch_size=300'], 'patch_size 300×300 is larger than img_size 256×256'),
+        (['model.backbone.out_indexes=[0]'], "takes no argument 'out_indexes', did you mean 'out_indices'?"),
+        (['model.backbone.type=mmvittm.ViTMM'], "unknown type 'mmvittm.ViTMM', did you mean 'mmvittm.ViTTM'?"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else '',
+)
+def test_config_that_cannot_be_built(tool, small_set, options, sentence):
+    assert sentence in tool('train.py', DEMO, *in_folder(small_set, *options))
+
+
+def test_heads_that_do_not_divide(tool, small_set, tmp_path):
+    config = tmp_path / 'config.py'
+    arch = 'dict(_delete_=True, embed_dims=192, num_layers=12, num_heads=5, feedforward_channels=768)'
+    config.write_text(f'_base_ = {DEMO!r}\nmodel = dict(backbone=dict(arch={arch}))')
+    assert 'num_heads=5 does not divide embed_dims=192' in tool('train.py', config, *in_folder(small_set))
+
+
+def test_missing_config(tool):
+    assert tool('train.py', 'configs/no_such.py') == 'error: config not found: configs/no_such.py'
+
+
+def test_missing_data_names_the_folder_and_the_way_to_get_it(run_tool, tmp_path):
+    """As a process of its own, which is what a shell script sees."""
+    options = in_folder(tmp_path / 'nowhere')
+    done = run_tool('train.py', DEMO, '--work-dir', tmp_path / 'work', *options)
+    assert done.returncode == 1
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert sentence.startswith(f'error: train_dataloader: data set folder not found: {tmp_path / "nowhere"}')
+    assert 'python tools/dataset_converters/blue_marble.py' in sentence
+    assert not (tmp_path / 'work').exists(), 'something was written'
+
+
+def test_missing_ade20k_names_its_source(tool, tmp_path):
+    entry = mmvittm.configs_dir() / 'vittm_upernet_ade20k.py'
+    sentence = tool('train.py', entry, '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path / "ade"}')
+    assert str(tmp_path / 'ade') in sentence
+    assert 'ADEChallengeData2016.zip' in sentence
+
+
+def test_empty_folder(tool, damaged):
+    for image in (damaged / 'images' / 'training').iterdir():
+        image.unlink()
+    assert f'data set folder {damaged / "images" / "training"} is empty' in tool('train.py', DEMO, *in_folder(damaged))
+
+
+def test_half_converted_folder(tool, damaged):
+    (damaged / 'annotations' / 'training' / '1.png').unlink()
+    sentence = tool('train.py', DEMO, *in_folder(damaged))
+    assert '1 of 2 images in' in sentence
+    assert str(damaged / 'annotations' / 'training' / '1.png') in sentence
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_label_outside_of_the_classes(tool, damaged, workers):
+    """Also from a worker process, whose traceback torch puts around the sentence."""
+    wrong = damaged / 'annotations' / 'training' / '0.png'
+    Image.fromarray(np.full((64, 64), 6, np.uint8)).save(wrong)
+    shutil.copy(wrong, wrong.with_name('1.png'))
+    sentence = tool('train.py', DEMO, *in_folder(damaged, f'train_dataloader.num_workers={workers}'))
+    assert sentence.startswith('error: ')
+    assert sentence.count('\n') == 0
+    assert str(wrong.parent) in sentence
+    assert '6' in sentence
+
+
+def test_image_smaller_than_a_patch(tool, damaged, checkpoint):
+    for kind, shape in (('images', (20, 64, 3)), ('annotations', (20, 64))):
+        for index in range(2):
+            Image.fromarray(np.zeros(shape, np.uint8)).save(damaged / kind / 'validation' / f'{index}.png')
+    sentence = tool('test.py', DEMO, checkpoint, *in_folder(damaged))
+    assert 'an image of 20×64 pixels is smaller than a patch of 32×32' in sentence
+
+
+class Malicious:
+    def __reduce__(self):
+        return open, ('pwned', 'w')
+
+
+def write_malicious(path: Path, good: Path) -> None:
+    torch.save(dict(state_dict={}, extra=Malicious()), path)
+
+
+def write_malicious_getattr(path: Path, good: Path) -> None:
+    """The one function that mmengine's logs need must not reach anything else."""
+
+    class Reach:
+        def __reduce__(self):
+            return getattr, (np.ndarray, 'tofile')
+
+    torch.save(dict(state_dict={}, extra=Reach()), path)
+
+
+def write_truncated(path: Path, good: Path) -> None:
+    path.write_bytes(good.read_bytes()[:-5000])
+
+
+def write_wider(path: Path, good: Path) -> None:
+    state_dict = load_checkpoint_file(good)['state_dict']
+    wider = {key: torch.cat([value, value], -1) if value.ndim else value for key, value in state_dict.items()}
+    torch.save(dict(state_dict=wider), path)
+
+
+def write_other_parts(path: Path, good: Path) -> None:
+    state_dict = load_checkpoint_file(good)['state_dict']
+    torch.save(dict(state_dict={key.replace('read_head', 'reader'): v for key, v in state_dict.items()}), path)
+
+
+@pytest.mark.parametrize(
+    ('write', 'sentence'),
+    [
+        (lambda path, good: None, 'checkpoint not found: '),
+        (write_truncated, 'cannot be read, it is truncated or not a PyTorch file'),
+        (lambda path, good: path.write_text('weights'), 'is not a plain weights file'),
+        (lambda path, good: torch.save([1], path), 'holds a list where a dict of weights is expected'),
+        (write_malicious, 'is not a plain weights file'),
+        (write_malicious_getattr, 'is not a plain weights file'),
+        (write_wider, 'of another shape: backbone.memory_embed.pos_embed (1, 256, 384) instead of (1, 256, 192)'),
+        (
+            write_other_parts,
+            'missing: backbone.layers.0.read_head.q.weight (and 11 like it), backbone.layers.0.read_head.q.bias',
+        ),
+    ],
+    ids=['missing', 'truncated', 'text', 'list', 'malicious', 'getattr', 'wider', 'other parts'],
+)
+def test_bad_checkpoint(tool, small_set, checkpoint, tmp_path, monkeypatch, write, sentence):
+    bad = tmp_path / 'bad.pth'
+    write(bad, checkpoint)
+    config_options = in_folder(small_set)
+    monkeypatch.chdir(tmp_path)
+    assert sentence in tool('test.py', DEMO, bad, *config_options)
+    assert not (tmp_path / 'pwned').exists()
+
+
+def test_resume_from_a_missing_checkpoint(tool, small_set, tmp_path):
+    options = ['--resume', tmp_path / 'gone.pth', *in_folder(small_set)]
+    assert f'checkpoint not found: {tmp_path / "gone.pth"}' in tool('train.py', DEMO, *options)
+
+
+def test_loading_a_pretrained_model_in_part_is_a_warning_by_part(tool, run_tool, small_set, checkpoint, tmp_path):
+    """A new head is what fine-tuning is for."""
+    other = tmp_path / 'pretrained.pth'
+    state_dict = load_checkpoint_file(checkpoint)['state_dict']
+    torch.save({key: value for key, value in state_dict.items() if key.startswith('backbone.')}, other)
+    more = ['train_cfg.max_iters=1', f'load_from={other}', 'log_level=INFO']
+    done = run_tool('train.py', DEMO, '--work-dir', tmp_path / 'work', *in_folder(small_set, *more))
+    assert done.returncode == 0, done.stderr
+    assert 'the checkpoint fits the model in part: missing: neck.' in done.stdout + done.stderr
