@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from rich.console import Console
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 import mmvittm
@@ -116,7 +116,8 @@ def read_weights(path: Path) -> dict:
 def write_weights(path: Path, state_dict: dict[str, Tensor], meta: dict[str, str]) -> None:
     """Write as mmengine does, or as safetensors by the suffix, ``meta`` included."""
     if path.suffix == '.safetensors':
-        save_file(state_dict, path, metadata=meta | dict(format='pt'))
+        # save_file would make the file private to the user
+        path.write_bytes(save(state_dict, metadata=meta | dict(format='pt')))
     else:
         torch.save(dict(meta=meta, state_dict=state_dict), path)
 
