@@ -1,4 +1,5 @@
 from .fusions import AddEraseFusion, AddFusion, EraseFusion
+from .heads import ViTTMClsHead
 from .memory_blocks import MemoryBlock, MemoryConvNeXt, MemoryMLP
 from .rw_heads import (
     CrossAttention,
@@ -28,4 +29,5 @@ __all__ = [
     'PooledTokens',
     'TokenLearner',
     'ViTTM',
+    'ViTTMClsHead',
 ]

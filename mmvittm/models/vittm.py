@@ -3,7 +3,6 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import torch.utils.checkpoint as cp
 from mmcv.cnn.bricks.drop import build_dropout
 from mmengine.model import BaseModule, ModuleList
@@ -16,11 +15,9 @@ from ..registry import FUSIONS, MEMORY_BLOCKS, MODELS, RW_HEADS, TOKEN_EMBEDS
 from .build import build_part, positive_int, size_2d
 from .fusions import Fusion
 from .memory_blocks import MemoryBlock
+from .out_streams import OUT_STREAMS, Streams, tokens_to_map
 from .position import Grid
 from .rw_heads import RWHead
-
-# The maps that an out stream lays on top of each other, on the last one's grid.
-OUT_STREAMS = dict(process=('process',), memory=('memory',), concat=('process', 'memory'))
 
 
 class ViTTMLayer(BaseModule):
@@ -103,8 +100,8 @@ class ViTTM(BaseModule):
         memory_block (dict, optional): What is done to the memory around a write, from
             :data:`mmvittm.registry.MEMORY_BLOCKS`. Defaults to None, the write alone.
         out_indices (int | Sequence[int]): Blocks whose maps are returned, counted from 0; negative ones from the end.
-        out_stream (str | Sequence[str]): 'process', 'memory' or 'concat' (process, then memory, on channels; on the
-            memory's grid), for all out indices or one for each.
+        out_stream (str | Sequence[str]): 'process', 'memory', 'concat' (process, then memory, on channels; on the
+            memory's grid) or 'tokens' (both streams as tokens, for a classifier), for all out indices or one for each.
         qkv_bias (bool): Whether queries, keys and values of the ViT blocks have a bias.
         layer_scale_init_value (float): Initial layer scale of the ViT blocks (DeiT-III); 0 for none.
         drop_rate (float): Dropout after the position embeddings and in the ViT blocks.
@@ -253,11 +250,13 @@ class ViTTM(BaseModule):
     def _writes_last(self) -> bool:
         """Whether the last of these blocks must write: its process tokens have passed by then."""
         wanted = zip(self.out_indices, self.out_stream, strict=True)
-        return any('memory' in OUT_STREAMS[stream] for index, stream in wanted if index + 1 == self._depth)
+        return any(OUT_STREAMS[stream].uses_memory for index, stream in wanted if index + 1 == self._depth)
 
     def _unreachable(self) -> list[nn.Module]:
         """Modules that no output of ``forward`` depends on."""
-        modules = [self.process_norm, *self.layers[self._depth :]]
+        modules = [*self.layers[self._depth :]]
+        if not any(OUT_STREAMS[stream].uses_process_norm for stream in self.out_stream):
+            modules.append(self.process_norm)
         if not self._writes_last:
             last = self.layers[self._depth - 1]
             modules += [last.write_head, last.memory_block]
@@ -283,25 +282,24 @@ class ViTTM(BaseModule):
             module.eval()
         return self
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute feature maps, without a final norm.
+    def forward(self, x: Tensor) -> tuple[Tensor | tuple[Tensor, Tensor], ...]:
+        """Compute the features of every out index.
 
         Args:
             x (Tensor): Images ``(B, in_channels, H, W)``.
 
         Returns:
-            tuple[Tensor]: For each out index a map ``(B, C, H', W')``, on the grid of its stream; ``(B, 2C, H', W')``
-            for 'concat'.
+            tuple: For each out index, without a final norm, a map ``(B, C, H', W')`` on the grid of its stream, or
+            ``(B, 2C, H', W')`` for 'concat'; for 'tokens' the pair that :meth:`forward_tokens` returns.
         """
-        process, memory, process_grid, memory_grid = self._embed(x)
+        process, memory, *grids = self._embed(x)
         features = {}
         wanted = list(zip(self.out_indices, self.out_stream, strict=True))
         for index in range(self._depth):
             write = index + 1 < self._depth or self._writes_last
             process, memory = self._run_layer(index, process, memory, write)
-            streams = dict(process=(process, process_grid), memory=(memory, memory_grid))
-            for stream in {stream for i, stream in wanted if i == index}:
-                features[index, stream] = stack_maps([tokens_to_map(*streams[s]) for s in OUT_STREAMS[stream]])
+            streams = Streams(process, memory, *grids, self.process_norm)
+            features |= {(i, name): OUT_STREAMS[name].make(streams) for i, name in set(wanted) if i == index}
         return tuple(features[key] for key in wanted)
 
     def forward_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -334,17 +332,3 @@ class ViTTM(BaseModule):
         if self.with_cp and torch.is_grad_enabled():
             run = partial(cp.checkpoint, run, use_reentrant=False)
         return run(process, memory, self.read_fusion, self.write_fusion, write)
-
-
-def tokens_to_map(tokens: Tensor, grid: Grid) -> Tensor:
-    """``(B, N, C)`` in row-major order -> ``(B, C, rows, columns)``."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
-
-
-def stack_maps(maps: Sequence[Tensor]) -> Tensor:
-    """Concatenate ``(B, C, H, W)`` maps on channels, each resized bilinearly to the grid of the last."""
-    if len(maps) == 1:
-        return maps[0]
-    size = maps[-1].shape[2:]
-    same = [m if m.shape[2:] == size else F.interpolate(m, size, mode='bilinear', align_corners=False) for m in maps]
-    return torch.cat(same, 1)

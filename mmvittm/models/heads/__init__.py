@@ -1,0 +1,5 @@
+"""Heads of classifiers."""
+
+from .vittm_cls_head import ViTTMClsHead
+
+__all__ = ['ViTTMClsHead']
