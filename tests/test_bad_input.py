@@ -189,7 +189,7 @@ def write_other_parts(path: Path, good: Path) -> None:
     ('write', 'sentence'),
     [
         (lambda path, good: None, 'checkpoint not found: '),
-        (write_truncated, 'cannot be read, it is truncated or not a PyTorch file'),
+        (write_truncated, 'cannot be read, it is truncated or not a checkpoint'),
         (lambda path, good: path.write_text('weights'), 'is not a plain weights file'),
         (lambda path, good: torch.save([1], path), 'holds a list where a dict of weights is expected'),
         (write_malicious, 'is not a plain weights file'),

@@ -665,7 +665,7 @@ def bad_input(kind, folder):
         ('missing.safetensors', 'checkpoint not found'),
         ('truncated.pth', 'truncated'),
         ('truncated.safetensors', 'truncated'),
-        ('text.safetensors', 'not a safetensors file'),
+        ('text.safetensors', 'not a checkpoint'),
         ('malicious.pth', 'may run code'),
         ('malicious.ckpt', 'may run code'),
         ('list.pth', 'holds a list'),

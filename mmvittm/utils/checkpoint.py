@@ -12,6 +12,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -47,7 +49,7 @@ def load_checkpoint_file(path: str | Path, map_location: str | torch.device | No
     """Read a checkpoint with ``weights_only=True``; mmengine's own log types are let through.
 
     Args:
-        path (str | Path): A file written by mmengine or ``torch.save``.
+        path (str | Path): A file written by mmengine, ``torch.save``, or safetensors (by its suffix).
         map_location (str | torch.device, optional): Where its tensors go. Defaults to ``'cpu'``.
 
     Returns:
@@ -59,8 +61,9 @@ def load_checkpoint_file(path: str | Path, map_location: str | torch.device | No
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f'checkpoint not found: {path}')
+    read = _load_safetensors if path.suffix == '.safetensors' else _load_weights_only
     try:
-        checkpoint = _load_weights_only(path, map_location)
+        checkpoint = read(path, map_location)
     except pickle.UnpicklingError as error:
         # torch's message goes on for a page; the refused name is what the user needs
         refused = re.search(r'GLOBAL (\S+)', str(error))
@@ -68,14 +71,18 @@ def load_checkpoint_file(path: str | Path, map_location: str | torch.device | No
         raise UserError(
             f'checkpoint {path} is not a plain weights file ({reason}): it is not loaded, since that may run code'
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
-            f'checkpoint {path} cannot be read, it is truncated or not a PyTorch file: copy or download it again '
+            f'checkpoint {path} cannot be read, it is truncated or not a checkpoint: copy or download it again '
             f'({str(error).splitlines()[0]})'
         ) from error
     if not isinstance(checkpoint, dict):
         raise UserError(f'checkpoint {path} holds a {type(checkpoint).__name__} where a dict of weights is expected')
     return checkpoint
+
+
+def _load_safetensors(path: Path, map_location: str | torch.device | None) -> dict[str, Tensor]:
+    return load_file(path, device=str(map_location or 'cpu'))
 
 
 def _load_weights_only(path: Path, map_location) -> dict:
@@ -157,7 +164,7 @@ def describe_mismatch(model: nn.Module, state_dict: dict[str, Tensor]) -> str | 
             if key in shared and not _fits(key, state_dict[key], expected[key])
         ],
     }
-    parts = [f'{kind}: {_by_part(keys)}' for kind, keys in differing.items() if keys]
+    parts = [f'{kind}: {by_part(keys)}' for kind, keys in differing.items() if keys]
     return '; '.join(parts) or None
 
 
@@ -171,8 +178,8 @@ def _fits(key: str, loaded: Tensor, expected: Tensor) -> bool:
     return loaded.shape == expected.shape
 
 
-def _by_part(keys: Iterable[str], most: int = 4) -> str:
-    """One key for all that differ in a layer's number only: ``layers.0.q.weight (and 11 like it)``."""
+def by_part(keys: Iterable[str], most: int = 4) -> str:
+    """Name keys briefly: one for all that differ in a layer's number only, ``layers.0.q.weight (and 11 like it)``."""
     alike = defaultdict(list)
     for key in keys:
         alike[re.sub(r'(?<=\.)\d+(?=\.)', '*', key)].append(key)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..errors import UserError
-from .checkpoint import _by_part
+from .checkpoint import by_part
 
 # Under which names training scripts nest a model's weights, and what wrappers leave in front of every key.
 _NESTS = ('state_dict', 'model')
@@ -60,7 +60,7 @@ class KeyTable:
         keys = {key: self.translate_key(key) for key in state_dict}
         unknown = [str(key) for key, other in keys.items() if other is None]
         others = [key for key, other in keys.items() if other and not isinstance(state_dict[key], Tensor)]
-        problems = [f'unknown: {_by_part(unknown)}'] * bool(unknown) + [f'no tensor: {_by_part(others)}'] * bool(others)
+        problems = [f'unknown: {by_part(unknown)}'] * bool(unknown) + [f'no tensor: {by_part(others)}'] * bool(others)
         if problems:
             raise UserError(f'these are not weights in the layout of {layout} ({"; ".join(problems)})')
         return {other: state_dict[key] for key, other in keys.items()}

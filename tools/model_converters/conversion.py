@@ -9,8 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from rich.console import Console
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 import mmvittm
@@ -77,7 +76,7 @@ def convert_file(
     if dst.exists() and src.exists() and dst.samefile(src):
         raise UserError(f'SRC and DST are both {src}: name another file to write')
     with atomic_path(dst) as temporary:
-        checkpoint = read_weights(src)
+        checkpoint = load_checkpoint_file(src)
         try:
             state_dict = convert(checkpoint)
         except UserError as error:
@@ -96,21 +95,6 @@ def convert_file(
         )
         write_weights(temporary, state_dict, {key: str(value) for key, value in meta.items()})
     Console().print(f'Wrote {dst}: {len(state_dict)} weights', soft_wrap=True, highlight=False, markup=False)
-
-
-def read_weights(path: Path) -> dict:
-    """The content of a file of PyTorch's or of a ``.safetensors`` file, without running any code that it holds."""
-    if path.suffix != '.safetensors':
-        return load_checkpoint_file(path)
-    if not path.is_file():
-        raise UserError(f'checkpoint not found: {path}')
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f'checkpoint {path} cannot be read, it is truncated or not a safetensors file: copy or download it again '
-            f'({error})'
-        ) from error
 
 
 def write_weights(path: Path, state_dict: dict[str, Tensor], meta: dict[str, str]) -> None:
