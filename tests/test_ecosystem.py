@@ -73,6 +73,15 @@ def test_every_config_builds_and_its_parts_fit(config):
     assert 'SyncBN' not in cfg.pretty_text
 
 
+@pytest.mark.parametrize('config', RUNNABLE)
+def test_images_are_padded_to_whole_patches_of_both_streams(config):
+    """Otherwise a map that covers the padding too would be stretched over the image."""
+    cfg = load_config(CONFIGS / config)
+    backbone, divisor = cfg.model.backbone, cfg.model.data_preprocessor.test_cfg.size_divisor
+    patches = [backbone.get(embed, backbone).get('patch_size', 1) for embed in ('memory_embed', 'process_embed')]
+    assert all(divisor % side == 0 for patch in patches for side in (patch if isinstance(patch, tuple) else (patch,)))
+
+
 def test_the_entry_is_the_papers_setting():
     """Every number of the issue that this config answers, and reference.md §3's."""
     cfg = load_config(CONFIGS / 'vittm_upernet_ade20k.py')

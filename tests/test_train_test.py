@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmvittm.datasets import BlueMarbleDataset
 from mmvittm.utils.checkpoint import load_checkpoint_file
+from mmvittm.utils.config import build_model, load_config
 
 ROOT = Path(__file__).parents[1]
 DEMO = 'configs/vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
@@ -95,6 +98,21 @@ def test_metrics_are_those_of_the_saved_predictions(tested, blue_marble):
     assert metrics['mIoU'] == pytest.approx(iou.mean(), abs=0.01)
     assert metrics['IoU.water'] == pytest.approx(iou[0], abs=0.01)
     assert metrics['IoU.polar'] == pytest.approx(iou[5], abs=0.01)
+
+
+def test_predictions_lie_where_their_pixels_are(trained, blue_marble):
+    """A 300² tile is padded to whole patches of 32: the same logits as of an image padded and cut by hand."""
+    config = load_config(ROOT / DEMO)
+    model = build_model(config).eval()
+    model.load_state_dict(load_checkpoint_file(trained[0] / 'iter_4.pth')['state_dict'])
+    image = torch.randint(0, 256, (3, 300, 300), dtype=torch.uint8)
+    sample = SegDataSample(metainfo=dict(ori_shape=(300, 300), img_shape=(300, 300)))
+    with torch.inference_mode():
+        (predicted,) = model.test_step(dict(inputs=[image], data_samples=[sample]))
+        normalised = (image.flip(0)[None] - model.data_preprocessor.mean) / model.data_preprocessor.std
+        logits = model(F.pad(normalised, (0, 20, 0, 20)), mode='tensor')
+        logits = F.interpolate(logits, size=(320, 320), mode='bilinear', align_corners=False)
+    torch.testing.assert_close(predicted.seg_logits.data, logits[0, :, :300, :300])
 
 
 def test_show_dir_holds_a_picture_per_image(tested):

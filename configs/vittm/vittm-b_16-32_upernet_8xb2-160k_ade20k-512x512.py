@@ -5,6 +5,6 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 model = dict(
-    data_preprocessor=dict(size=_base_.crop_size),
+    data_preprocessor=dict(size=_base_.crop_size, test_cfg=dict(size_divisor=32)),
     backbone=dict(img_size=_base_.crop_size, memory_embed=dict(patch_size=16), process_embed=dict(patch_size=32)),
 )

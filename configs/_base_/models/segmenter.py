@@ -1,5 +1,7 @@
 # The Segmenter mask transformer on one map of width 768.
-# The backbone is given by the config that builds on this one.
+# The backbone is given by the config that builds on this one; so is its patch size as
+# data_preprocessor.test_cfg.size_divisor: images are then padded to whole patches and the padding is cut off the
+# logits, which would otherwise be stretched over the image.
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(

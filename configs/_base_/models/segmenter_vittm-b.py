@@ -1,6 +1,7 @@
 # The last block's process and memory maps, concatenated: 2 × 768 channels.
 _base_ = './segmenter.py'
 model = dict(
+    data_preprocessor=dict(test_cfg=dict(size_divisor=28)),
     backbone=dict(
         type='mmvittm.ViTTM',
         arch='base',

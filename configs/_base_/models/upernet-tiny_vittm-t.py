@@ -1,5 +1,6 @@
 _base_ = './upernet-tiny.py'
 model = dict(
+    data_preprocessor=dict(test_cfg=dict(size_divisor=32)),
     backbone=dict(
         type='mmvittm.ViTTM',
         arch='tiny',

@@ -1,6 +1,7 @@
 # Process-token maps of blocks 3, 6, 9 and 12.
 _base_ = './upernet.py'
 model = dict(
+    data_preprocessor=dict(test_cfg=dict(size_divisor=28)),
     backbone=dict(
         type='mmvittm.ViTTM',
         arch='base',
