@@ -67,11 +67,11 @@ def main() -> None:
     iters = [] if args.iters is None else [f'train_cfg.max_iters={args.iters}']
 
     run(console, '1/5 Blue Marble: satellite images and climate zones', 'tools/dataset_converters/blue_marble.py')
-    # the progress bar takes the place of the log lines
-    options = ['--cfg-options', 'log_level=WARNING', *iters]
-    run(console, '2/5 Train ViTTM-T', 'tools/train.py', CONFIG, '--work-dir', args.work_dir, *options)
+    # the progress bar and the closing table take the place of the log lines
+    options = ['--work-dir', args.work_dir, '--cfg-options', 'log_level=WARNING']
+    run(console, '2/5 Train ViTTM-T', 'tools/train.py', CONFIG, *options, *iters)
     checkpoint = find_latest_checkpoint(str(args.work_dir))
-    outputs = ['--work-dir', args.work_dir, '--out', predictions]
+    outputs = ['--out', predictions, *options]
     run(console, '3/5 Test it', 'tools/test.py', CONFIG, checkpoint, *outputs)
     run(console, '4/5 Draw its predictions', 'tools/prediction_grid.py', CONFIG, predictions, '--out', picture)
     run(console, '5/5 Measure its speed against a ViT', 'tools/fps_benchmark.py', BASELINE, CONFIG, '--out', fps)

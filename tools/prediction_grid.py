@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 
 COLUMNS = ('image', 'ground truth', 'prediction')
-UNLABELLED = (255, 255, 255)
+UNLABELLED = (0, 0, 0)
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,7 +80,7 @@ def main() -> None:
         Patch(facecolor=colour / 255, edgecolor='grey', label=label)
         for label, colour in zip(dataset.metainfo['classes'], palette, strict=True)
     ]
-    legend.append(Patch(facecolor='white', edgecolor='grey', label='unlabelled'))
+    legend.append(Patch(facecolor=np.array(UNLABELLED) / 255, edgecolor='grey', label='unlabelled'))
     figure.legend(handles=legend, loc='outside lower center', ncols=min(len(legend), 7), frameon=False)
     with atomic_path(args.out) as path:
         figure.savefig(path, dpi=80)
