@@ -67,6 +67,7 @@ class Run:
     Attributes:
         source (Path): The config file it was read from.
         cfg (Config): All settings, options included.
+        work_dir (Path): Where the folders of all runs are.
         config_hash (str): Stands for the content of ``cfg``.
         folder (Path): Where everything it makes goes.
         error (str, optional): Why it failed.
@@ -113,6 +114,10 @@ class Run:
             return None
         path = folder / Path(find_latest_checkpoint(str(folder))).name  # it names the place where it was written
         return path if path.is_file() else None
+
+    @property
+    def trained(self) -> bool:
+        return self.checkpoint is not None and self.checkpoint.stem == f'iter_{self.iterations}'
 
 
 def chosen_runs(args: argparse.Namespace) -> list[Run]:
@@ -187,12 +192,14 @@ def train_and_test(run: Run, on_iteration: Callable[[str, int, int], None]) -> N
     with atomic_path(run.config) as path:
         run.cfg.dump(path)
     call = partial(call_tool, run.folder / 'log.txt', on_iteration)
-    checkpoint = run.checkpoint
-    if not checkpoint or checkpoint.stem != f'iter_{run.iterations}':
-        resume = ['--resume', checkpoint] if checkpoint else []
+    if not run.trained:
+        resume = ['--resume', run.checkpoint] if run.checkpoint else []
         call('train.py', run.config, '--work-dir', run.folder / 'train', *resume)
-    if not run.checkpoint:
-        raise UserError(f'train.py left no checkpoint in {run.folder / "train"}: set default_hooks.checkpoint')
+    if not run.trained:
+        raise UserError(
+            f'train.py left no checkpoint iter_{run.iterations}.pth in {run.folder / "train"}: '
+            'default_hooks.checkpoint must count iterations and save the last'
+        )
     tested = run.folder / 'test'
     call('test.py', run.config, run.checkpoint, '--work-dir', tested, '--out', tested)
     metrics = json.loads((tested / 'metrics.json').read_text())
@@ -214,7 +221,7 @@ def train_and_test(run: Run, on_iteration: Callable[[str, int, int], None]) -> N
 
 def time_finished(runs: list[Run], work_dir: Path) -> bool:
     """Time all finished runs against each other, unless this was done; returns whether it had to be."""
-    finished = [run for run in runs if run.result and run.checkpoint]
+    finished = [run for run in runs if run.result and run.trained]
     if timed(work_dir).keys() >= {str(run.config) for run in finished}:
         return False
     configs, checkpoints = [run.config for run in finished], [run.checkpoint for run in finished]
@@ -295,7 +302,7 @@ def write_table(rows: list[dict], work_dir: Path) -> None:
 
 
 def show(rows: list[dict], console: Console) -> None:
-    table = Table(caption='ms: median of one image at the test size, backbone, neck and decode head; –: not measured')
+    table = Table(caption='ms: median of one input (of one window, where the test slides); –: not measured')
     for name in COLUMNS:
         table.add_column(name, overflow='fold', justify='left' if name in ('ablation', 'config') else 'right')
     for row in rows:
@@ -355,4 +362,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    # as an exception, so that the tool that is being waited for is stopped too and no two write to one folder later
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run_tool(main)

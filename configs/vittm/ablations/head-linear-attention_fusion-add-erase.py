@@ -1,0 +1,2 @@
+_base_ = './baseline.py'
+model = dict(backbone=dict(fusion=dict(type='AddEraseFusion')))

@@ -1,0 +1,2 @@
+_base_ = './baseline.py'
+model = dict(backbone=dict(memory_block=dict(type='MemoryMLP', mlp_ratio=0.5)))
