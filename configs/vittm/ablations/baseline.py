@@ -1,4 +1,4 @@
-# What every ablation changes one thing of: the published parts, 256 memory and 64 process tokens, 600 iterations.
+# What every ablation changes one thing of: the published parts, 256 memory and 64 process tokens, 400 iterations.
 _base_ = '../vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
 model = dict(
     backbone=dict(rw_head=dict(type='LinearAttention', latent_ratio=4), fusion=dict(type='AddFusion')),
