@@ -317,6 +317,27 @@ class ViTTM(BaseModule):
             process, memory = self._run_layer(index, process, memory, write=True)
         return self.process_norm(process), memory
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter, for layer-wise learning-rate decay (mmpretrain's interface).
+
+        Args:
+            param_name (str): Its name in the whole model.
+            prefix (str): Prefix of the backbone's parameters there, for instance ``'backbone.'``.
+
+        Returns:
+            tuple[int, int]: The depth, 0 for both token embeddings, i + 1 for block i and the last for all that comes
+            after or serves every block; and the number of depths.
+        """
+        last = self.num_layers + 1
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix):
+            depth = last
+        elif name.startswith(('memory_embed.', 'process_embed.')):
+            depth = 0
+        else:
+            depth = int(name.split('.')[1]) + 1 if name.startswith('layers.') else last
+        return depth, last + 1
+
     def _embed(self, image: Tensor) -> tuple[Tensor, Tensor, Grid, Grid]:
         if self.memory_embed.from_other_stream:
             process, process_grid = self.process_embed(image)
