@@ -13,6 +13,7 @@ from PIL import Image
 
 import mmvittm  # noqa: F401  (makes the scope known to mmseg's registries)
 from mmvittm.errors import UserError
+from mmvittm.utils.files import installed_file, replace_folder
 
 TOOLS = Path(__file__).parents[1] / 'tools'
 CLASSES = ('water', 'tropical', 'arid', 'temperate', 'cold', 'polar')
@@ -173,9 +174,9 @@ def test_tiles_need_two_percent_of_labelled_land(converter):
 @pytest.mark.parametrize(
     'package, file', [('no-such-package-of-anyone', 'x'), ('numpy', 'numpy/no_such_file')], ids=['package', 'file']
 )
-def test_missing_wheel(converter, package, file):
+def test_missing_wheel(package, file):
     with pytest.raises(UserError, match=rf'{package}.*pip install "mmvittm\[demo\]"'):
-        converter.find(package, file)
+        installed_file(package, file)
 
 
 # What is written, and what is not
@@ -222,12 +223,12 @@ def test_full_disk_leaves_nothing_behind(convert, converter, tmp_path, monkeypat
     assert sorted(tmp_path.rglob('*')) == before
 
 
-def test_failing_swap_restores_the_old_folder(converter, tmp_path):
+def test_failing_swap_restores_the_old_folder(tmp_path):
     out = tmp_path / 'out'
     out.mkdir()
     (out / 'old').touch()
     with pytest.raises(FileNotFoundError):
-        converter.replace(tmp_path / 'never built', out, tmp_path / 'scratch')
+        replace_folder(tmp_path / 'never built', out, tmp_path / 'scratch')
     assert (out / 'old').exists()
     assert [path.name for path in tmp_path.iterdir()] == ['out']
 

@@ -1,8 +1,10 @@
-"""Writing files so that nobody ever finds half of one."""
+"""Writing files so that nobody ever finds half of one, and finding those that installed packages carry."""
 
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from ..errors import UserError
@@ -38,3 +40,55 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give a new folder beside ``path`` to fill; it takes the place of ``path`` when the block succeeds.
+
+    Args:
+        path (str | Path): The folder to write; if it is a link, the link's target. Missing parents are created.
+
+    Yields:
+        Path: An empty folder on the same file system; it is removed if the block raises.
+
+    Raises:
+        UserError: If the folder, or a file in it, cannot be written.
+    """
+    out = Path(path).expanduser().resolve()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as scratch:
+            built = Path(scratch, 'new')
+            built.mkdir()
+            yield built
+            replace_folder(built, out, Path(scratch, 'old'))
+    except OSError as error:
+        raise UserError(f'Cannot write {path}: {error.strerror or error}.') from error
+
+
+def replace_folder(built: Path, out: Path, old: Path) -> None:
+    """Move the folder ``built`` to ``out``, and what was there to ``old``; on failure it is moved back."""
+    if out.exists():
+        out.rename(old)
+    try:
+        built.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+
+
+def installed_file(package: str, file: str) -> Path:
+    """Path of a file of an installed package, found without importing the package.
+
+    Raises:
+        UserError: If the package, or the file in it, is missing.
+    """
+    try:
+        path = Path(distribution(package).locate_file(file))
+    except PackageNotFoundError:
+        raise UserError(f'The package {package} is not installed: run `pip install "mmvittm[demo]"`.') from None
+    if not path.is_file():
+        raise UserError(f'{package} is installed without {file}: run `pip install "mmvittm[demo]"`.')
+    return path

