@@ -1,6 +1,7 @@
+from mmengine.dist import broadcast_object_list
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
 from ..registry import HOOKS
@@ -25,8 +26,10 @@ class CheckpointFitHook(Hook):
         Raises:
             UserError: If it does not fit and ``strict`` is set.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        problem = describe_mismatch(model, weights_of(checkpoint))
+        model = runner.model.module if isinstance(runner.model, DistributedDataParallel) else runner.model
+        problems = [describe_mismatch(model, weights_of(checkpoint))]
+        broadcast_object_list(problems)  # of an FSDP model only the first process sees the whole weights
+        (problem,) = problems
         if problem and self.strict:
             raise UserError(f'the checkpoint does not fit the model of this config: {problem}')
         if problem:

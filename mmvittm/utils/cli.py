@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from ..errors import UserError
+from .distributed import lost_process
 
 
 def run_tool(main: Callable[[], None]) -> None:
@@ -12,6 +13,10 @@ def run_tool(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(f'error: {_sentence(error)}')
+    except RuntimeError as error:
+        if problem := lost_process(error):
+            sys.exit(f'error: {problem}')
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -1,0 +1,48 @@
+"""Processes that work on one model: starting them where there is no GPU, and saying it when one is lost."""
+
+import re
+from unittest import mock
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_dist_info, init_dist, is_distributed
+
+
+def fit_to_cpu(cfg: Config) -> None:
+    """Take out of a config what exists on GPUs only: nccl, SyncBN, mmengine's AMP and DDP's GPU for each process."""
+    cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo')), sync_bn=None))
+    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
+        cfg.optim_wrapper.type = 'mmvittm.Bf16OptimWrapper'
+    if cfg.launcher != 'none' and 'strategy' not in cfg:
+        find_unused = cfg.get('find_unused_parameters', False)  # mmengine reads it in the absence of a wrapper only
+        defaults = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=find_unused)
+        cfg.model_wrapper_cfg = {**defaults, **cfg.get('model_wrapper_cfg', {})}
+
+
+def join_processes(cfg: Config) -> None:
+    """Let this process join the others on the CPU, where mmengine would ask CUDA for a device first."""
+    if cfg.launcher != 'none' and not (torch.cuda.is_available() or is_distributed()):
+        with mock.patch.object(torch.cuda, 'set_device'):
+            init_dist(cfg.launcher, **cfg.env_cfg.dist_cfg)
+
+
+_LOST = re.compile(
+    r'connection (?:closed|reset) by peer|broken pipe|connection refused|timed out|timeout|waiting for clients'
+    r'|failed to (?:recv|send)|ncclRemoteError|ncclSystemError|remote process exited',
+    re.IGNORECASE,
+)
+
+
+def lost_process(error: RuntimeError) -> str | None:
+    """One sentence if ``error`` says that another process of a distributed run ended or no longer answers.
+
+    gloo, nccl and the store raise plain ``RuntimeError`` in some versions, so the words tell.
+    """
+    rank, world_size = get_dist_info()
+    if world_size == 1 or not _LOST.search(str(error)):
+        return None
+    reason = ' '.join(str(error).split()[:40])
+    return (
+        f'rank {rank} of {world_size} lost another process of this run, which was killed, failed or did not answer '
+        f'within dist_cfg.timeout: its own log tells why; start all of them again with --resume ({reason})'
+    )
