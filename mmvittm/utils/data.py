@@ -20,20 +20,20 @@ def check_data(cfg: Config, *loaders: str) -> None:
         UserError: If a folder is missing or empty, or images lack their annotation.
     """
     for loader in filter(cfg.get, loaders):
-        for dataset in _innermost(cfg[loader].dataset):
+        for dataset in innermost_datasets(cfg[loader].dataset):
             with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
                 problem = _problem(dataset)
             if problem:
                 raise UserError(f'{loader}: {problem}; {cfg.get("data_help", "see the documentation of the data set")}')
 
 
-def _innermost(dataset: dict) -> Iterator[dict]:
+def innermost_datasets(dataset: dict) -> Iterator[dict]:
     """The data sets inside of wrappers that repeat or concatenate them."""
     inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else [])
     if not inner:
         yield dataset
     for each in inner:
-        yield from _innermost(each)
+        yield from innermost_datasets(each)
 
 
 def _problem(dataset: dict) -> str | None:
