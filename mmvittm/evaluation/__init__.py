@@ -1,3 +1,4 @@
 from .class_iou_metric import ClassIoUMetric
+from .stream_accuracy import StreamAccuracy
 
-__all__ = ['ClassIoUMetric']
+__all__ = ['ClassIoUMetric', 'StreamAccuracy']

@@ -25,7 +25,8 @@ class ViTTMClsHead(ClsHead):
         norm_cfg (dict): Config of the LayerNorms.
         loss (dict): Loss of each classifier.
         topk (int | Sequence[int]): Top-k of the accuracy logged in training.
-        cal_acc (bool): Whether to log that accuracy, of each stream.
+        cal_acc (bool): Whether to log that accuracy, of each prediction; not with mixup or cutmix, whose labels are
+            soft.
         init_cfg (dict, optional): Initialisation config.
 
     Raises:
@@ -54,6 +55,7 @@ class ViTTMClsHead(ClsHead):
         super().__init__(loss=loss, topk=topk, cal_acc=cal_acc, init_cfg=init_cfg)
         if predict_from not in self.PREDICTIONS:
             raise UserError(f'unknown predict_from {predict_from!r}: choose one of {", ".join(self.PREDICTIONS)}')
+        self.num_classes = num_classes
         self.predict_from = predict_from
         self.memory_norm = build_norm_layer(norm_cfg, in_channels)
         self.process_norm = build_norm_layer(norm_cfg, in_channels)
@@ -73,15 +75,30 @@ class ViTTMClsHead(ClsHead):
         memory, process = self.pre_logits(feats)
         return self.memory_fc(self.dropout(memory)), self.process_fc(self.dropout(process))
 
+    def named_logits(self, feats: tuple[TokenPair, ...]) -> dict[str, Tensor]:
+        """Every prediction by name, 'memory', 'process' and 'mean', each ``(B, num_classes)``."""
+        streams = self.stream_logits(feats)
+        return {name: combine(*streams) for name, combine in self.PREDICTIONS.items()}
+
     def forward(self, feats: tuple[TokenPair, ...]) -> Tensor:
         """The logits ``(B, num_classes)`` that ``predict_from`` names."""
         return self.PREDICTIONS[self.predict_from](*self.stream_logits(feats))
 
     def loss(self, feats: tuple[TokenPair, ...], data_samples: list, **kwargs) -> dict[str, Tensor]:
-        """Losses, and accuracies if asked for, of each stream: ``memory_loss``, ``process_loss``, …; the losses add."""
-        streams = zip(('memory', 'process'), self.stream_logits(feats), strict=True)
-        return {
-            f'{stream}_{name}': value
-            for stream, logits in streams
-            for name, value in self._get_loss(logits, data_samples, **kwargs).items()
+        """``memory_loss`` and ``process_loss``, which add up, and if asked for the accuracy of every prediction."""
+        terms = {
+            f'{name}_{term}': value
+            for name, logits in self.named_logits(feats).items()
+            for term, value in self._get_loss(logits, data_samples, **kwargs).items()
         }
+        del terms['mean_loss']  # a prediction without a classifier of its own to train
+        return terms
+
+    def predict(self, feats: tuple[TokenPair, ...], data_samples: list | None = None) -> list:
+        """Data samples with the prediction that counts, and the scores of each as ``pred_score_<name>``."""
+        logits = self.named_logits(feats)
+        data_samples = self._get_predictions(logits[self.predict_from], data_samples)
+        for name, each in logits.items():
+            for data_sample, scores in zip(data_samples, each.softmax(1), strict=True):
+                data_sample.set_field(scores, f'pred_score_{name}')
+        return data_samples

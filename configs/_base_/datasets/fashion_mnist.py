@@ -1,0 +1,15 @@
+_base_ = './mnist.py'
+data_root = 'data/fashion_mnist'
+data_help = (
+    'make it with `python tools/dataset_converters/fashion_mnist.py` (it needs `apt-get install dataset-fashion-mnist`)'
+)
+# Clothes hang straight, and their mirror images are clothes.
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='RandomCrop', crop_size=28, padding=2),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader

@@ -1,0 +1,202 @@
+"""The classification recipes: the authors' values, what is decayed, what the schedule comes to, and that they train."""
+
+import math
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATA_SAMPLERS, PARAM_SCHEDULERS, TRANSFORMS, DefaultScope
+from mmpretrain.structures import DataSample
+from tiny import one_thread  # noqa: F401
+
+import mmvittm
+from mmvittm.utils.config import build_model, load_config
+
+CONFIGS = mmvittm.configs_dir()
+CLASSIFIERS = sorted(
+    path.relative_to(CONFIGS).as_posix()
+    for data in ('_in21k-p', '_in1k', 'mnist')
+    for path in CONFIGS.glob(f'vit*/*{data}.py')
+)
+
+# reference.md §3, and the column each config answers. Warm-up: steps, start; cosine: end.
+_COLUMNS = dict(
+    pretrain=dict(
+        classes=10450, batch=4096, lr=1.5e-4, decay=0.03, warmup=10000, min_lr=1e-7, randaugment=(2, 15), mixup=0.5,
+        cutmix=False, erasing=None, drop_path=0.0, bce=False,
+    ),
+    small=dict(
+        classes=1000, batch=4096, lr=1.75e-4, decay=0.03, warmup=3000, min_lr=1e-6, randaugment=(2, 15), mixup=0.5,
+        cutmix=True, erasing=0.25, drop_path=0.1, bce=True,
+    ),
+    base=dict(
+        classes=1000, batch=2048, lr=2.5e-5, decay=0.1, warmup=3000, min_lr=1e-7, randaugment=(3, 20), mixup=0.8,
+        cutmix=True, erasing=0.25, drop_path=0.2, bce=True,
+    ),
+)  # fmt: skip
+PAPER = {
+    f'{family}/{name}_{config}.py': column
+    for family, names in dict(vittm=('vittm-s_28-28', 'vittm-b_28-28'), vit=('vit-s16', 'vit-b16')).items()
+    for name, config, column in (
+        (names[0], '32xb128-300e_in21k-p', 'pretrain'),
+        (names[1], '32xb128-300e_in21k-p', 'pretrain'),
+        (names[0], 'in21k-p-pre_32xb128-300e_in1k', 'small'),
+        (names[1], 'in21k-p-pre_16xb128-300e_in1k', 'base'),
+    )
+}
+
+
+def steps_of(cfg, kind):
+    return [step for step in cfg.train_dataloader.dataset.pipeline if step.type == kind]
+
+
+@pytest.mark.parametrize(('config', 'column'), PAPER.items())
+def test_every_value_of_the_authors_table(config, column):
+    cfg, want = load_config(CONFIGS / config), _COLUMNS[column]
+    gpus = int(config.split('xb')[0].rsplit('_', 1)[1])
+    assert gpus * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == want['batch']
+    assert (cfg.model.head.num_classes, cfg.data_preprocessor.num_classes) == (want['classes'], want['classes'])
+    assert cfg.train_cfg.max_epochs == 300
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', want['lr'], want['decay'])
+    warmup, cosine = cfg.param_scheduler
+    assert (warmup.by_epoch, warmup.end, cosine.eta_min) == (False, want['warmup'], want['min_lr'])
+    assert warmup.start_factor * optimizer.lr == pytest.approx(1e-6)
+    (randaugment,) = steps_of(cfg, 'RandAugment')
+    assert (randaugment.num_policies, randaugment.magnitude_level) == want['randaugment']
+    assert [step.erase_prob for step in steps_of(cfg, 'RandomErasing')] == ([0.25] if want['erasing'] else [])
+    mixes = {mix.type: mix.alpha for mix in cfg.data_preprocessor.batch_augments.augments}
+    assert mixes == dict(Mixup=want['mixup']) | (dict(CutMix=1.0) if want['cutmix'] else {})
+    assert cfg.model.backbone.drop_path_rate == want['drop_path']
+    assert cfg.model.head.loss.get('use_sigmoid', False) == want['bce']
+    assert cfg.optim_wrapper.clip_grad.max_norm == 1.0
+    (ema,) = cfg.custom_hooks
+    assert (ema.type, ema.momentum) == ('EMAHook', pytest.approx(1 - 0.999))
+
+
+@pytest.mark.parametrize('config', CLASSIFIERS)
+def test_every_classifier_builds_and_classifies(config):
+    """On the meta device: shapes are computed, nothing else."""
+    cfg = load_config(CONFIGS / config)
+    model = build_model(cfg).eval().to('meta')
+    side = cfg.model.backbone.img_size
+    logits = model(torch.empty(2, 3, side, side, device='meta'))
+    assert logits.shape == (2, cfg.model.head.num_classes)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        for loader in (cfg.train_dataloader, cfg.val_dataloader):
+            assert all(TRANSFORMS.build(step) for step in loader.dataset.pipeline)
+
+
+@pytest.mark.parametrize('size', ['s', 'b'])
+@pytest.mark.parametrize('config', ['32xb128-300e_in21k-p', 'in1k'])
+def test_baselines_are_trained_by_the_same_recipe(size, config):
+    ours, vit = (
+        load_config(next(CONFIGS.glob(pattern)))
+        for pattern in (f'vittm/vittm-{size}_28-28*{config}.py', f'vit/vit-{size}16*{config}.py')
+    )
+    shared = ('optim_wrapper', 'param_scheduler', 'train_cfg', 'custom_hooks', 'data_preprocessor', 'train_dataloader')
+    for key in shared:
+        assert ours[key] == vit[key], key
+    assert ours.model.head.loss == vit.model.head.loss
+    assert vit.model.backbone.type == 'VisionTransformer'
+
+
+@pytest.mark.parametrize('config', ['vittm/vittm-b_28-28_in21k-p-pre_16xb128-300e_in1k.py'])
+def test_no_decay_on_norms_biases_and_position_embeddings(config):
+    cfg = load_config(CONFIGS / config)
+    model = build_model(cfg).to('meta')
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decays = {
+        names[id(parameter)]: group['weight_decay']
+        for group in build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+        for parameter in group['params']
+    }
+    assert decays.keys() == dict(model.named_parameters()).keys()
+    for name, decay in decays.items():
+        parameter = model.get_parameter(name)
+        assert decay == (0.0 if parameter.ndim == 1 or name.endswith('pos_embed') else 0.1), name
+
+
+def test_the_schedule_warms_up_by_steps_and_ends_at_the_least_rate():
+    cfg = load_config(CONFIGS / 'vittm/vittm-b_28-28_in21k-p-pre_16xb128-300e_in1k.py')
+    steps_per_epoch = 20  # of 626: the warm-up must not depend on it
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=2.5e-5)
+    schedulers = []
+    for each in cfg.param_scheduler:
+        each = ConfigDict({**each})
+        if each.pop('convert_to_iter_based', False):
+            cls = PARAM_SCHEDULERS.get(each.pop('type'))
+            schedulers.append(cls.build_iter_from_epoch(optimizer, **each, epoch_length=steps_per_epoch))
+        else:
+            schedulers.append(PARAM_SCHEDULERS.build(each, default_args=dict(optimizer=optimizer)))
+    rates = []
+    for _ in range(300 * steps_per_epoch):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+    assert rates[0] == pytest.approx(1e-6)
+    assert rates.index(max(rates)) < 3000
+    # half the way the cosine alone acts
+    assert rates[3000] == pytest.approx(1e-7 + (2.5e-5 - 1e-7) * (1 + math.cos(math.pi / 2)) / 2, rel=0.02)
+    assert rates[-1] == pytest.approx(1e-7, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ('images', 'gpus', 'steps', 'all_steps'),
+    [(11060223, 32, 2701, 810300), (1281167, 32, 313, 93900), (1281167, 16, 626, 187800)],
+)
+def test_the_arithmetic_of_the_comments(images, gpus, steps, all_steps, monkeypatch):
+    """By mmengine's own sampler, as a rank of a distributed run gets it."""
+    monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda: (0, gpus))
+    sampler = DATA_SAMPLERS.build(dict(type='DefaultSampler', dataset=range(images)))
+    assert math.ceil(len(sampler) / 128) == steps
+    assert 300 * steps == all_steps
+    texts = [path.read_text() for path in (CONFIGS / '_base_' / 'recipes').glob('*.py')]
+    assert sum(f'{all_steps:,} steps' in ' '.join(text.split()).replace('# ', '') for text in texts) == 1
+
+
+def test_layer_wise_decay_is_an_option():
+    """As docs/recipe.md gives it; block i of 12 learns at 0.75^(12-i) of the head's rate."""
+    options = {
+        'optim_wrapper.constructor': 'LearningRateDecayOptimWrapperConstructor',
+        'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.75,
+    }
+    cfg = load_config(CONFIGS / 'vittm/vittm-b_28-28_in21k-p-pre_16xb128-300e_in1k.py', options)
+    model = build_model(cfg).to('meta')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    scales = {group['param_name']: group['lr_scale'] for group in groups}
+    assert scales['head.memory_fc.weight'] == scales['backbone.process_norm.weight'] == 1
+    assert scales['backbone.layers.11.read_head.q.weight'] == pytest.approx(0.75)
+    assert scales['backbone.layers.0.read_norm.weight'] == pytest.approx(0.75**12)
+    assert scales['backbone.memory_embed.pos_embed'] == pytest.approx(0.75**13)
+    assert scales['backbone.process_embed.patches.projection.weight'] == pytest.approx(0.75**13)
+    assert {group['weight_decay'] for group in groups if group['param_name'].endswith('pos_embed')} == {0.0}
+
+
+_ARCH = dict(arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))
+TINY = dict(vit=_ARCH, vittm=_ARCH | dict(rw_head=dict(type='LinearAttention', latent_ratio=2)))
+
+
+@pytest.mark.parametrize('config', CLASSIFIERS)
+def test_every_recipe_steps(config):
+    """Its own preprocessing, mixing, loss and optimizer, with a tiny backbone on random images."""
+    torch.manual_seed(0)
+    cfg = load_config(CONFIGS / config)
+    cfg.model.backbone.update(TINY[config.split('/')[0]])
+    cfg.model.head.in_channels = 16
+    model = build_model(cfg).train()
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    side = cfg.model.backbone.img_size
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    data = dict(
+        inputs=list(torch.randint(0, 256, (4, 3, side, side), dtype=torch.uint8)),
+        data_samples=[DataSample().set_gt_label(label) for label in (0, 1, 2, 3)],
+    )
+    losses = model.train_step(data, optim_wrapper)
+    assert all(torch.isfinite(value).all() for value in losses.values())
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert all((parameter != before[name]).any() for name, parameter in model.named_parameters() if 'head' in name)
