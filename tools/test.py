@@ -51,7 +51,7 @@ def main() -> None:
     if args.out:
         cfg.test_evaluator.output_dir = args.out
     check_data(cfg, 'test_dataloader')
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, args.allow_pickle)
     runner.register_hook(dict(type='mmvittm.CheckpointFitHook', strict=True))
     metrics = runner.test()
     if args.out and is_main_process():

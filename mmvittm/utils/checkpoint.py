@@ -1,15 +1,19 @@
 """Reading checkpoints without running what they contain, and saying plainly how they differ from a model."""
 
+import logging
 import pickle
 import re
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.dist import barrier, get_rank
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
 from safetensors import SafetensorError
@@ -45,12 +49,15 @@ _MMENGINE_GLOBALS = {
 }
 
 
-def load_checkpoint_file(path: str | Path, map_location: str | torch.device | None = 'cpu') -> dict:
+def load_checkpoint_file(
+    path: str | Path, map_location: str | torch.device | None = 'cpu', allow_pickle: bool = False
+) -> dict:
     """Read a checkpoint with ``weights_only=True``; mmengine's own log types are let through.
 
     Args:
         path (str | Path): A file written by mmengine, ``torch.save``, or safetensors (by its suffix).
         map_location (str | torch.device, optional): Where its tensors go. Defaults to ``'cpu'``.
+        allow_pickle (bool): Let the file run whatever code it holds. Defaults to False.
 
     Returns:
         dict: The whole checkpoint; the weights are under ``'state_dict'`` when mmengine wrote it.
@@ -61,7 +68,7 @@ def load_checkpoint_file(path: str | Path, map_location: str | torch.device | No
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f'checkpoint not found: {path}')
-    read = _load_safetensors if path.suffix == '.safetensors' else _load_weights_only
+    read = _load_safetensors if path.suffix == '.safetensors' else _load_pickle if allow_pickle else _load_weights_only
     try:
         checkpoint = read(path, map_location)
     except pickle.UnpicklingError as error:
@@ -69,7 +76,8 @@ def load_checkpoint_file(path: str | Path, map_location: str | torch.device | No
         refused = re.search(r'GLOBAL (\S+)', str(error))
         reason = f'it holds {refused[1]}' if refused else str(error).splitlines()[0]
         raise UserError(
-            f'checkpoint {path} is not a plain weights file ({reason}): it is not loaded, since that may run code'
+            f'checkpoint {path} is not a plain weights file ({reason}): it is not loaded, since that may run code; '
+            'if you trust it, train.py and test.py take --allow-pickle'
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
@@ -85,7 +93,11 @@ def _load_safetensors(path: Path, map_location: str | torch.device | None) -> di
     return load_file(path, device=str(map_location or 'cpu'))
 
 
-def _load_weights_only(path: Path, map_location) -> dict:
+def _load_pickle(path: Path, map_location: str | torch.device | None) -> dict:
+    return torch.load(path, map_location=map_location, weights_only=False)
+
+
+def _load_weights_only(path: Path, map_location: str | torch.device | None) -> dict:
     if digit_version(torch.__version__) >= digit_version('2.6.0'):
         with torch.serialization.safe_globals([(item, name) for name, item in _MMENGINE_GLOBALS.items()]):
             return torch.load(path, map_location=map_location, weights_only=True)
@@ -118,14 +130,93 @@ _TENSOR_PARTS = re.compile(
 )
 
 
-def use_safe_loading() -> None:
-    """Let mmengine read every local checkpoint (``load_from``, ``resume``, ``init_cfg``) through this module."""
-    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
+def use_safe_loading(allow_pickle: bool = False) -> None:
+    """Let mmengine read every checkpoint (``load_from``, ``resume``, ``init_cfg``) through this module.
+
+    Args:
+        allow_pickle (bool): Unpickle whatever a file holds instead, which may run code. Defaults to False.
+    """
+
+    def load_from_local(filename: str, map_location=None) -> dict:
+        return _without_code(filename, load_checkpoint_file(filename, map_location, allow_pickle))
+
+    def load_from_http(filename: str, map_location=None) -> dict:
+        return load_from_local(_download(filename), map_location)
+
+    def load_from_elsewhere(filename: str, map_location=None) -> dict:
+        raise UserError(f'{filename} is not loaded, since that may run code: download it and give its path')
+
+    # mmengine logs the words behind `load_from_`; its own loaders of other places unpickle what they have downloaded
+    safe = {'': load_from_local, 'http://': load_from_http, 'https://': load_from_http}
+    for prefix in list(CheckpointLoader._schemes):
+        if prefix in safe or not allow_pickle:
+            CheckpointLoader.register_scheme(prefix, safe.get(prefix, load_from_elsewhere), force=True)
 
 
-def load_from_local(filename: str, map_location=None) -> dict:
-    """mmengine's loader interface around :func:`load_checkpoint_file` (it logs the words behind ``load_from_``)."""
-    return load_checkpoint_file(filename, map_location)
+def _without_code(path: str | Path, checkpoint: dict) -> dict:
+    """Runner.resume runs the source of a config that it finds there; mmengine itself does not write one."""
+    if checkpoint.get('meta', {}).pop('config', None) is not None:
+        print_log(f'{path} holds the source of a config, which is not run', logger='current', level=logging.WARNING)
+    return checkpoint
+
+
+def _download(url: str) -> Path:
+    """Put the file into torch's cache if it is not there, the first process before the others."""
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if get_rank() == 0 and not path.is_file():
+        _fetch(url, path)
+    barrier()
+    if not path.is_file():  # on a machine that does not share the cache of the first
+        _fetch(url, path)
+    return path
+
+
+def _fetch(url: str, path: Path) -> None:
+    try:
+        torch.hub.download_url_to_file(url, str(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f'{url} cannot be downloaded ({error})') from error
+
+
+INTERRUPTED = 'interrupted.pth'
+"""The checkpoint that is saved between the regular ones when a signal stops training."""
+
+
+def newest_checkpoint(work_dir: str | Path) -> Path | None:
+    """The newest whole checkpoint of the training in ``work_dir``; torn ones are passed over with a warning.
+
+    Returns:
+        Path, optional: None if training has not saved any.
+
+    Raises:
+        UserError: If there are some, but none is whole.
+    """
+    pointer = Path(work_dir, 'last_checkpoint')
+    named = Path(pointer.read_text().strip()) if pointer.is_file() else Path(work_dir, INTERRUPTED)
+    found = {path for folder in {Path(work_dir), named.parent} for path in folder.glob('*.pth')}
+    regular = re.compile(rf'(?:iter|epoch)_\d+\.pth|{re.escape(INTERRUPTED)}|{re.escape(named.name)}')
+    found = {path.resolve(): path for path in found if regular.fullmatch(path.name)}
+    for path in sorted(found.values(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if _is_whole(path):
+            return path
+        print_log(
+            f'checkpoint {path} is torn or damaged: passed over, the one before it is used',
+            logger='current',
+            level=logging.WARNING,
+        )
+    if found:
+        raise UserError(f'no checkpoint in {work_dir} is whole: start anew in another --work-dir, without --resume')
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every part of a file by :func:`torch.save` agrees with its checksum; folders are taken on trust."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError):
+        return path.is_dir()
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:

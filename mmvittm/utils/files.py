@@ -1,9 +1,11 @@
 """Writing files so that nobody ever finds half of one, and finding those that installed packages carry."""
 
+import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -36,10 +38,43 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise UserError(f'cannot write {path}: {error.strerror}, choose a folder you can write to') from error
     try:
         yield temporary
+        _flush(temporary)
         temporary.replace(path)
+        with suppress(OSError):  # some file systems cannot flush a folder
+            _flush(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _flush(path: Path) -> None:
+    """Wait until what was written is on the disk, so that it is still there after a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files that a process killed in :func:`atomic_path` left in ``folder``."""
+    for path in Path(folder).glob('.*-*'):
+        if re.fullmatch(r'\..+-[0-9a-f]{8}(\.\w+)?', path.name) and path.is_file():
+            path.unlink()
+
+
+def require_writable(folder: str | Path) -> None:
+    """Create ``folder`` if it is missing.
+
+    Raises:
+        UserError: If nothing can be written there.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f'cannot write to {folder}: {error.strerror}, choose a folder you can write to') from error
 
 
 @contextmanager

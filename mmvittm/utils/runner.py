@@ -9,8 +9,10 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .checkpoint import use_safe_loading
+from .checkpoint import newest_checkpoint, use_safe_loading
 from .config import build_model, load_config
+from .distributed import fit_to_cpu, join_processes
+from .files import require_writable
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +31,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         default='none',
         help='how the processes of a distributed run were started',
     )
+    parser.add_argument(
+        '--allow-pickle',
+        action='store_true',
+        help='unpickle checkpoints that hold more than weights: they may run any code, use it for files you trust',
+    )
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help='set by torch.distributed.launch')
 
 
@@ -45,19 +52,32 @@ def config_from(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    if cfg.launcher == 'none':
+        cfg.pop('strategy', None)  # one process has nothing to share out
     if not torch.cuda.is_available():
-        # neither nccl nor SyncBN exists on the CPU
-        cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo')), sync_bn=None))
+        fit_to_cpu(cfg)
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, allow_pickle: bool = False) -> Runner:
     """Build the runner; from here on mmengine reads checkpoints without unpickling code.
 
+    A config that says ``resume`` and not from where goes on from the newest whole checkpoint of its work dir.
+
+    Args:
+        cfg (Config): The config, with a ``work_dir``.
+        allow_pickle (bool): Let checkpoints run code. Defaults to False.
+
     Raises:
-        UserError: If the model of the config cannot be built.
+        UserError: If the work dir cannot be written to, no checkpoint in it is whole, or the model of the config
+            cannot be built.
     """
-    use_safe_loading()
+    use_safe_loading(allow_pickle)
+    require_writable(cfg.work_dir)
+    join_processes(cfg)
+    if cfg.get('resume') and not cfg.get('load_from'):
+        newest = newest_checkpoint(cfg.work_dir)
+        cfg.load_from = str(newest) if newest else None
     try:
         return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except Exception:

@@ -1,5 +1,6 @@
 # 160k iterations of 16 images (8 GPUs × 2); reference.md §3 of the authors' UperNet runs: AdamW 6e-5, weight decay
 # 0.01 but none on norms and position embeddings, 1500 steps of warm-up, then linear (poly of power 1) to 0.
+_base_ = '../hooks.py'
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
@@ -9,15 +10,12 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=1500, end=160000),
 ]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
+train_cfg = dict(type='mmvittm.ResumableIterLoop', max_iters=160000, val_interval=16000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=16000, save_best='mIoU', max_keep_ckpts=2),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
+    logger=dict(log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=16000, save_best='mIoU'),
     visualization=dict(type='SegVisualizationHook'),
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -1,5 +1,6 @@
 # What the authors' three recipes share; learning rates, weight decay and the scheduler are each recipe's own. The
 # weights that are evaluated and saved as `state_dict` are the exponential average, of decay 0.999.
+_base_ = '../hooks.py'
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', betas=(0.9, 0.999)),
@@ -7,14 +8,11 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 custom_hooks = [dict(type='EMAHook', momentum=1 - 0.999)]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=300, val_interval=5)
+train_cfg = dict(type='mmvittm.ResumableEpochLoop', max_epochs=300, val_interval=5)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=100),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=5, save_best='accuracy/top1', max_keep_ckpts=2),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
+    logger=dict(interval=100),
+    checkpoint=dict(interval=5, save_best='accuracy/top1'),
     visualization=dict(type='VisualizationHook'),
 )

@@ -6,6 +6,6 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=100, end=400),
 ]
 train_cfg = dict(max_iters=400, val_interval=200)
-default_hooks = dict(checkpoint=dict(interval=200, max_keep_ckpts=1))
+default_hooks = dict(checkpoint=dict(interval=200))
 auto_scale_lr = dict(base_batch_size=8)
 custom_hooks = [dict(type='mmvittm.ProgressBarHook')]

@@ -1,4 +1,5 @@
 # Minutes on two cores: 20 epochs × 4,000 images ÷ 32 = 2,500 steps, evaluated as the average of recent weights.
+_base_ = '../hooks.py'
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05),
@@ -9,15 +10,11 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=0, end=20, convert_to_iter_based=True),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=20, val_interval=5)
+train_cfg = dict(type='mmvittm.ResumableEpochLoop', max_epochs=20, val_interval=5)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=5, save_best='accuracy/top1', max_keep_ckpts=1),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
+    checkpoint=dict(interval=5, save_best='accuracy/top1'),
     visualization=dict(type='VisualizationHook'),
 )
 custom_hooks = [dict(type='EMAHook', momentum=0.01)]

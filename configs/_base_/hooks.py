@@ -1,0 +1,11 @@
+# In every training: nothing is lost when it is killed, stopped or goes wrong (docs/training.md).
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    # two are kept, so that there is one before the newest
+    checkpoint=dict(type='mmvittm.SafeCheckpointHook', max_keep_ckpts=2),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    non_finite=dict(type='mmvittm.NonFiniteHook'),
+    stop_on_signal=dict(type='mmvittm.StopOnSignalHook'),
+)
