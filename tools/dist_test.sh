@@ -6,6 +6,7 @@ config=${1:?usage: dist_test.sh CONFIG CHECKPOINT GPUS [ARGS …]}
 checkpoint=${2:?usage: dist_test.sh CONFIG CHECKPOINT GPUS [ARGS …]}
 gpus=${3:?usage: dist_test.sh CONFIG CHECKPOINT GPUS [ARGS …]}
 
-torchrun --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+# exec: a signal to this script reaches the agent, which passes it on
+exec torchrun --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" \
     --master_port="${PORT:-29500}" --nproc_per_node="$gpus" \
     "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"

@@ -10,6 +10,6 @@ per_node=${GPUS_PER_NODE:-8}
 
 # SRUN_ARGS holds several words on purpose
 # shellcheck disable=SC2086
-srun -p "$partition" --job-name="$job_name" --gres="gpu:$per_node" --ntasks="$gpus" --ntasks-per-node="$per_node" \
+exec srun -p "$partition" --job-name="$job_name" --gres="gpu:$per_node" --ntasks="$gpus" --ntasks-per-node="$per_node" \
     --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
     python -u "$(dirname "$0")/train.py" "$config" --launcher slurm "${@:4}"

@@ -3,7 +3,7 @@ custom_imports = dict(imports=['mmvittm'], allow_failed_imports=False)
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    dist_cfg=dict(backend='nccl', timeout=600),  # seconds until a process that does not answer is given up
 )
 # Models say BN, which runs anywhere; the runner turns it into SyncBN when training is distributed.
 sync_bn = 'torch'
