@@ -1,4 +1,4 @@
-"""The FPS instrument: its numbers against hand formulas, then the tool on two small configs and on bad input."""
+"""What the FPS tool times and counts against hand formulas, then the tool on small configs and on bad input."""
 
 import json
 import math
@@ -15,16 +15,9 @@ from mmengine.config import Config
 from torch import nn
 from torch.nn import functional as F
 
+from mmvittm.benchmark.backends import inference
+from mmvittm.benchmark.networks import inference_network
 from mmvittm.errors import UserError
-from mmvittm.utils.benchmark import (
-    Spread,
-    cpu_name,
-    eager,
-    inference_network,
-    round_orders,
-    speed_ratios,
-    time_interleaved,
-)
 from mmvittm.utils.cli import run_tool
 from mmvittm.utils.complexity import count_macs, count_parameters
 from mmvittm.utils.config import build_model, load_config
@@ -43,11 +36,19 @@ model = dict(
         arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
         img_size=32,
         patch_size=16,
-        out_type='featmap'),
+        out_type='featmap',
+    ),
     decode_head=dict(
         type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=3, norm_cfg=dict(type='SyncBN')),
     auxiliary_head=dict(type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=3))
 """
+VITTM = (
+    SEGMENTOR.replace(
+        "patch_size=16,\n        out_type='featmap',", "memory_embed=dict(type='PatchTokens', patch_size=8),"
+    )
+    .replace('mmpretrain.VisionTransformer', 'mmvittm.ViTTM')
+    .replace('img_size=32', "img_size=32, process_embed=dict(type='PatchTokens', patch_size=16)")
+)
 CLASSIFIER = """
 default_scope = 'mmpretrain'
 model = dict(
@@ -72,6 +73,7 @@ def configs(tmp_path_factory) -> dict[str, str]:
     texts = dict(
         segmentor=SEGMENTOR,
         classifier=CLASSIFIER,
+        vittm=VITTM,
         sizeless=CLASSIFIER.replace('img_size=32,', ''),
         typo=CLASSIFIER.replace('patch_size', 'patch_sise'),
         unknown=CLASSIFIER.replace('ImageClassifier', 'ImageClasifier'),
@@ -91,49 +93,6 @@ def checkpoints(configs, tmp_path_factory) -> dict[str, str]:
         torch.save(dict(state_dict=build_model(load_config(configs[name])).state_dict()), folder / f'{name}.pth')
     (folder / 'truncated.pth').write_bytes((folder / 'segmentor.pth').read_bytes()[:5000])
     return {name: str(folder / f'{name}.pth') for name in ('segmentor', 'classifier', 'truncated', 'missing')}
-
-
-# --- statistics and order --------------------------------------------------------------------------------------------
-
-
-def test_spread_of_known_numbers():
-    assert Spread.of([*range(101), 10_000]) == Spread(median=50.5, p10=pytest.approx(10.1), p90=pytest.approx(90.9))
-    assert Spread.of([3.0]) == Spread(3.0, 3.0, 3.0)
-
-
-def test_speed_ratios_pair_the_rounds():
-    assert speed_ratios([10.0, 40.0], [5.0, 80.0]) == [2.0, 0.5]
-    with pytest.raises(ValueError):
-        speed_ratios([1.0], [1.0, 2.0])
-
-
-def test_round_orders_are_balanced_and_seeded():
-    orders = list(round_orders(4, rounds=20, seed=1))
-    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
-    assert all(second == first[::-1] for first, second in zip(orders[::2], orders[1::2], strict=True))
-    assert len({tuple(order) for order in orders}) > 5
-    assert orders == list(round_orders(4, rounds=20, seed=1)) != list(round_orders(4, rounds=20, seed=2))
-
-
-def test_time_interleaved_sorts_the_times_by_run_and_round():
-    calls, ticks = [], iter(range(100))
-    runs = [lambda: calls.append('a'), lambda: calls.append('b')]
-
-    def timer(run):
-        run()
-        return float(next(ticks))
-
-    done = []
-    times = time_interleaved(runs, [[1, 0], [0, 1]], warmup=2, timer=timer, on_run=lambda: done.append(1))
-    assert ''.join(calls) == 'aabb' + 'ba' + 'ab'
-    assert times == [[5.0, 6.0], [4.0, 7.0]]
-    assert len(done) == 8
-
-
-def test_cpu_name_is_read_from_linux(tmp_path):
-    (tmp_path / 'cpuinfo').write_text('processor\t: 0\nmodel name\t: Fast CPU: 3 GHz\nmodel name\t: other\n')
-    assert cpu_name(tmp_path / 'cpuinfo') == 'Fast CPU: 3 GHz'
-    assert cpu_name(tmp_path / 'missing')
 
 
 # --- multiply-adds and parameters ------------------------------------------------------------------------------------
@@ -187,7 +146,7 @@ def test_segmentor_network_is_the_model_without_auxiliary_heads(configs):
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
 
     images = torch.randn(2, 3, 32, 48)
-    logits = eager(network, images)()
+    logits = inference(network, images)()
     assert logits.shape == (2, 3, 2, 3), 'at the resolution of the head'
     assert logits.is_inference()
     torch.testing.assert_close(logits, model.forward(images, mode='tensor'))
@@ -241,14 +200,19 @@ def test_tool_writes_every_time_and_what_follows_from_them(random_run, configs):
     first, second = report['results']
     assert [first['config'], second['config']] == [configs['segmentor'], configs['classifier']]
     assert [first['shape'], second['shape']] == [[2, 3, 32, 48], [2, 3, 32, 32]]
-    assert [sorted(order) for order in report['orders']] == [[0, 1], [0, 1]]
-    assert report['orders'][0] != report['orders'][1]
+    [run] = report['runs']
+    assert len(run['orders']) == 2
+    assert run['orders'][0] == run['orders'][1][::-1]
+    assert run['ended_by'] == first['stopped_by'] == 'rounds'
+    [ceiling] = run['ceilings']
     for result in (first, second):
         assert len(result['times_ms']) == 2
         assert min(result['times_ms']) > 0
         assert result['time_ms']['median'] == pytest.approx(sum(result['times_ms']) / 2)
         assert result['fps'] == pytest.approx(2 * 1000 / result['time_ms']['median'])
-    assert first['speed_ratio'] == dict(median=1.0, p10=1.0, p90=1.0)
+        work = 2 * 2 * result['macs_per_image'] / result['time_ms']['median'] / 1e6  # GFLOP/s
+        assert result['share_of_ceiling'] == pytest.approx(work / ceiling['gflops'])
+    assert first['speed_ratio'] == dict(median=1.0, p10=1.0, p90=1.0, low=1.0, high=1.0)
     pairs = zip(first['times_ms'], second['times_ms'], strict=True)
     assert second['speed_ratio']['median'] == pytest.approx(sum(a / b for a, b in pairs) / 2)
 

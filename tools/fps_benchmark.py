@@ -1,71 +1,82 @@
 """Time segmentors and classifiers against each other on synthetic images: no data set needed.
 
-The configs take turns in every round, so that a busy moment of the machine hits them all, and are compared round by
-round. Timed is the network's forward pass from a normalised batch on the device to raw outputs: of a segmentor the
-backbone, neck and decode head on the whole image, without the final upsampling of the logits and without auxiliary
-heads; of a classifier the backbone, neck and head. Parameters and multiply-adds are those of the same span.
+Every config is run by every backend in every dtype. All take turns in every round, so that a busy moment of the machine
+hits them all, and are compared round by round. Rounds go on until the median time of each is known to --precision, with
+95 % confidence, or --max-time is over. The machine's ceiling, dense matrix products of the networks' own shapes, is
+measured in the same rounds.
+
+Timed is the network's forward pass from a normalised batch on the device to raw outputs: of a segmentor the backbone,
+neck and decode head on the whole image, without the final upsampling of the logits and without auxiliary heads; of a
+classifier the backbone, neck and head. Parameters and multiply-adds are those of the same span.
 """
 
 import argparse
+import itertools
 import json
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from mmengine.config import DictAction
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-from rich.table import Table
-from torch import Tensor, nn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mmvittm.benchmark.backends import BACKENDS, DTYPES, Way
+from mmvittm.benchmark.contender import Setup
+from mmvittm.benchmark.machine import Machine
+from mmvittm.benchmark.measurement import measure
+from mmvittm.benchmark.plots import write_plots
+from mmvittm.benchmark.report import growth, show, write_csv
+from mmvittm.benchmark.statistics import Spread
+from mmvittm.benchmark.sweep import SWEEPS, Sweep
+from mmvittm.benchmark.timing import MIN_ROUNDS, TIMERS, Limits
 from mmvittm.errors import UserError
-from mmvittm.utils.benchmark import (
-    TIMERS,
-    Machine,
-    Spread,
-    eager,
-    inference_network,
-    round_orders,
-    speed_ratios,
-    time_interleaved,
-)
-from mmvittm.utils.checkpoint import load_weights
 from mmvittm.utils.cli import run_tool
-from mmvittm.utils.complexity import count_macs, count_parameters
-from mmvittm.utils.config import build_model, input_size, load_config
 from mmvittm.utils.files import atomic_path
-
-
-@dataclass
-class Contender:
-    """A network ready to be timed on its batch."""
-
-    config: str
-    checkpoint: str | None
-    network: nn.Module
-    images: Tensor
-    macs_per_image: float
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='+', metavar='CONFIG', help='configs; speeds are compared to the first')
-    parser.add_argument('--checkpoint', nargs='+', default=[], help='one per config; without, the weights are random')
-    parser.add_argument('--batch-size', type=positive_int, default=1, help='images per batch (default: 1)')
-    parser.add_argument(
+
+    what = parser.add_argument_group('what is run')
+    what.add_argument('--checkpoint', nargs='+', default=[], help='one per config; without, the weights are random')
+    what.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='overrides of all configs')
+    what.add_argument('--batch-size', type=positive_int, default=1, help='images per batch (default: 1)')
+    what.add_argument(
         '--shape',
         type=positive_int,
         nargs='+',
         metavar=('H', 'W'),
         help="input size (default: each config's test size)",
     )
-    parser.add_argument('--backbone-only', action='store_true', help='time the backbones alone')
-    parser.add_argument('--rounds', type=positive_int, default=20, help='timed passes per config (default: 20)')
-    parser.add_argument('--warmup', type=int, default=3, help='untimed passes per config before (default: 3)')
-    parser.add_argument('--seed', type=int, default=0, help='seed of the order within the rounds (default: 0)')
-    parser.add_argument('--threads', type=positive_int, help="CPU threads (default: torch's choice)")
-    parser.add_argument('--device', choices=sorted(TIMERS), default='cpu', help='(default: cpu)')
-    parser.add_argument('--out', type=Path, help='write all of it, every single time included, to this JSON file')
+    what.add_argument('--whole-patches', action='store_true', help='round sizes down to whole patches of each backbone')
+    what.add_argument('--backbone-only', action='store_true', help='run the backbones alone')
+    what.add_argument('--train', action='store_true', help='a training step: forward and backward, no optimiser')
+    what.add_argument('--parts', action='store_true', help='also time the parts of a pass (backend torch)')
+    what.add_argument('--sweep', metavar='NAME=V,V,…', help=f'run it all for each value of: {", ".join(SWEEPS)}')
+
+    how = parser.add_argument_group('how it is run')
+    how.add_argument('--backend', nargs='+', default=['torch'], metavar='B', help=f'of: {", ".join(BACKENDS)}')
+    how.add_argument('--dtype', nargs='+', default=['fp32'], metavar='D', help=f'of: {", ".join(DTYPES)}')
+    how.add_argument('--half-weights', action='store_true', help='cast the weights of PyTorch instead of autocasting')
+    how.add_argument('--channels-last', action='store_true', help='lay images and weights of PyTorch out so')
+    how.add_argument('--cuda-graph', action='store_true', help='replay a captured CUDA graph (never tried on a GPU)')
+    how.add_argument('--threads', type=positive_int, help="CPU threads (default: the backend's choice)")
+    how.add_argument('--device', choices=sorted(TIMERS), default='cpu', help='(default: cpu)')
+
+    method = parser.add_argument_group('how it is measured')
+    method.add_argument('--precision', type=float, default=2.0, metavar='%', help='of every median (default: 2 %%)')
+    method.add_argument('--max-time', type=float, default=60.0, metavar='S', help='seconds of rounds (default: 60)')
+    method.add_argument('--rounds', type=positive_int, help=f'most rounds; precise is nobody before {MIN_ROUNDS}')
+    method.add_argument('--warmup', type=int, default=20, help='most untimed passes until times settle (default: 20)')
+    method.add_argument('--seed', type=int, default=0, help='of the order within the rounds (default: 0)')
+
+    output = parser.add_argument_group('output')
+    output.add_argument('--out', type=Path, metavar='JSON', help='all of it, every single time included')
+    output.add_argument('--out-dir', type=Path, metavar='DIR', help='results.json, results.csv and plots')
+    output.add_argument('--miou', type=float, nargs='+', default=[], help='one per config, shown against FPS')
     return parser.parse_args()
 
 
@@ -76,87 +87,96 @@ def positive_int(text: str) -> int:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    if args.checkpoint and len(args.checkpoint) != len(args.configs):
-        raise UserError(
-            f'{len(args.checkpoint)} checkpoints for {len(args.configs)} configs: give one for each config or none'
-        )
+    for name, given in (('checkpoints', args.checkpoint), ('values of --miou', args.miou)):
+        if given and len(given) != len(args.configs):
+            raise UserError(f'{len(given)} {name} for {len(args.configs)} configs: give one for each config or none')
     if args.shape and len(args.shape) > 2:
         raise UserError(f'--shape takes H or H W, not {len(args.shape)} numbers')
     if args.warmup < 0:
         raise UserError(f'--warmup must be 0 or more, not {args.warmup}')
+    for name in ('precision', 'max_time'):
+        if not getattr(args, name) >= 0:
+            raise UserError(f'--{name.replace("_", "-")} must be 0 or more, not {getattr(args, name)}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: torch sees no GPU here, use --device cpu')
+    if args.parts and (
+        args.train or not any(name in BACKENDS and BACKENDS[name].runs_modules for name in args.backend)
+    ):
+        raise UserError('--parts looks into a forward pass of the backend torch: use it with that, without --train')
 
 
-def prepare(config: str, checkpoint: str | None, args: argparse.Namespace) -> Contender:
-    cfg = load_config(config)
-    height, width = (args.shape[0], args.shape[-1]) if args.shape else input_size(cfg)
-    model = build_model(cfg)
-    if checkpoint:
-        load_weights(model, checkpoint)
-    network = inference_network(model, args.backbone_only).to(args.device)
-    channels = cfg.model.get('backbone', {}).get('in_channels', 3)
-    images = torch.randn(args.batch_size, channels, height, width, device=args.device)
-    try:
-        macs = count_macs(network, images[:1])
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise UserError(f'config {config} does not run on images of {height}×{width}: {reason}') from error
-    return Contender(config, checkpoint, network, images, macs)
+def all_ways(args: argparse.Namespace) -> list[Way]:
+    """Every backend in every dtype; an option goes to those that have it, if any of them has."""
+    options = [name for name in ('half_weights', 'channels_last', 'cuda_graph', 'train') if getattr(args, name)]
+    ways = []
+    for backend, dtype in itertools.product(dict.fromkeys(args.backend), dict.fromkeys(args.dtype)):
+        ways.append(Way(backend, dtype, **dict.fromkeys(options, True), device=args.device, threads=args.threads))
+        ways[-1].check()
+    return ways
 
 
-def time_all(contenders: list[Contender], orders: list[list[int]], args: argparse.Namespace, progress: Progress):
-    task = progress.add_task('timing', total=len(contenders) * (args.warmup + args.rounds))
-    runs = [eager(contender.network, contender.images) for contender in contenders]
-    return time_interleaved(runs, orders, args.warmup, TIMERS[args.device], lambda: progress.advance(task))
+class Display(Progress):
+    """A bar that shows how well the medians are known so far."""
 
+    def __init__(self, limits: Limits, judged: int) -> None:
+        columns = (TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[reached]}'))
+        super().__init__(*columns, TimeElapsedColumn(), console=Console(stderr=True))
+        self.limits, self.judged = limits, judged
+        self.task = self.add_task('', total=1, reached='')
 
-def summarize(contender: Contender, times: list[float], reference: list[float]) -> dict:
-    """One row of the results, as it goes to JSON."""
-    time = Spread.of(times)
-    return dict(
-        config=contender.config,
-        checkpoint=contender.checkpoint,
-        random_weights=contender.checkpoint is None,
-        measures=contender.network.measures,
-        shape=list(contender.images.shape),
-        parameters=count_parameters(contender.network),
-        macs_per_image=contender.macs_per_image,
-        time_ms=asdict(time),
-        fps=len(contender.images) * 1e3 / time.median,
-        speed_ratio=asdict(Spread.of(speed_ratios(reference, times))),
-        times_ms=times,
-    )
-
-
-def show(report: dict, console: Console) -> None:
-    machine, results = report['machine'], report['results']
-    console.print(f'{machine["device"]}: {machine["gpu"] or machine["cpu"]}, {machine["threads"]} CPU threads')
-    console.print(', '.join(f'{name} {version}' for name, version in machine['versions'].items()))
-    for measures in dict.fromkeys(result['measures'] for result in results):
-        console.print(f'timed: {measures}')
-    if any(result['random_weights'] for result in results):
-        console.print('[yellow]random weights: these are the speeds of architectures, not of trained models')
-
-    table = Table(caption='p10–p90 in brackets; the ratio is the median of the ratios of FPS in each round')
-    table.add_column('config', overflow='fold')
-    table.add_column('weights', overflow='fold')
-    for column in ('batch', 'params (M)', 'GMACs/image', 'ms/batch', 'FPS', '× first'):
-        table.add_column(column, justify='right', no_wrap=True)
-    for result in results:
-        batch, _, height, width = result['shape']
-        time, ratio = result['time_ms'], result['speed_ratio']
-        table.add_row(
-            Path(result['config']).stem,
-            'random' if result['random_weights'] else Path(result['checkpoint']).name,
-            f'{batch} × {height}×{width}',
-            f'{result["parameters"] / 1e6:.2f}',
-            f'{result["macs_per_image"] / 1e9:.4g}',
-            f'{time["median"]:.2f} [{time["p10"]:.2f}–{time["p90"]:.2f}]',
-            f'{result["fps"]:.2f}',
-            f'{ratio["median"]:.3g} [{ratio["p10"]:.3g}–{ratio["p90"]:.3g}]',
+    def step(self, prefix: str) -> Callable[[str], None]:
+        return lambda description: self.update(
+            self.task, description=f'{prefix}{description}', completed=0, reached='', refresh=True
         )
-    console.print(table)
+
+    def round(self, seconds: float, times: list[list[float]]) -> None:
+        rounds = len(times[0])
+        done = seconds / self.limits.max_time if self.limits.max_time else 1
+        if self.limits.rounds:
+            done = max(done, rounds / self.limits.rounds)
+        worst = max(Spread.of(own).precision for own in times[: self.judged])
+        reached = f'round {rounds}: ±{worst:.1%}, wanted {self.limits.precision:.1%}'
+        self.update(self.task, completed=done, reached=reached)
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Measure all that was asked for; the report as it goes to JSON."""
+    ways = all_ways(args)
+    sweep = Sweep.parse(args.sweep) if args.sweep else None
+    checkpoints = args.checkpoint or [None] * len(args.configs)
+    mious = dict(zip(args.configs, args.miou, strict=False))
+    setups = [
+        Setup(
+            config,
+            checkpoint,
+            args.cfg_options,
+            (args.shape[0], args.shape[-1]) if args.shape else None,
+            args.whole_patches,
+            args.batch_size,
+            args.backbone_only,
+        )
+        for config, checkpoint in zip(args.configs, checkpoints, strict=True)
+    ]
+    limits = Limits(args.precision / 100, args.max_time, args.rounds, args.warmup)
+    runs, rows = [], []
+    with Display(limits, len(setups) * len(ways)) as display:
+        for value in sweep.values if sweep else [None]:
+            own = sweep.setups(setups, value) if sweep else setups
+            prefix = f'{sweep.name} {value}: ' if sweep else ''
+            done = measure(own, ways, limits, args.seed, args.parts, display.round, display.step(prefix))
+            for row, contender in zip(done.rows, done.contenders, strict=True):
+                row['swept'] = sweep.describe(value, contender.subject) if sweep else None
+                row['miou'] = mious.get(row['config'])
+            runs.append(dict(swept=value) | done.as_dict())
+            rows += done.rows
+    packages = dict.fromkeys(package for way in ways for package in BACKENDS[way.backend].packages)
+    return dict(
+        machine=Machine.current(args.device, packages).as_dict(),
+        settings={name: value for name, value in vars(args).items() if not isinstance(value, Path)},
+        runs=runs,
+        results=rows,
+        growth=list(growth(rows)) if sweep else [],
+    )
 
 
 def main() -> None:
@@ -165,25 +185,21 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    orders = list(round_orders(len(args.configs), args.rounds, args.seed))
-    # opened before the work, so that an unwritable place is not found after it
-    with atomic_path(args.out) if args.out else nullcontext() as out:
-        columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            checkpoints = args.checkpoint or [None] * len(args.configs)
-            pairs = progress.track(list(zip(args.configs, checkpoints, strict=True)), description='building')
-            contenders = [prepare(config, checkpoint, args) for config, checkpoint in pairs]
-            times = time_all(contenders, orders, args, progress)
-        report = dict(
-            machine=Machine.current(args.device).as_dict(),
-            settings=dict(batch_size=args.batch_size, rounds=args.rounds, warmup=args.warmup, seed=args.seed),
-            orders=orders,
-            results=[summarize(contender, own, times[0]) for contender, own in zip(contenders, times, strict=True)],
-        )
-        if out:
-            out.write_text(json.dumps(report, indent=1) + '\n')
+    with ExitStack() as stack:
+        # opened before the work, so that an unwritable place is not found after it
+        places = [args.out] if args.out else []
+        places += [args.out_dir / 'results.json'] if args.out_dir else []
+        files = [stack.enter_context(atomic_path(place)) for place in places]
+        report = run(args)
+        for file in files:
+            file.write_text(json.dumps(report, indent=1) + '\n')
     console = Console()
-    show(report, console if console.is_terminal else Console(width=140))
+    console = console if console.is_terminal else Console(width=160)
+    show(report, console)
+    if args.out_dir:
+        write_csv(report['results'], args.out_dir / 'results.csv')
+        pictures = [path.name for path in write_plots(report, args.out_dir)]
+        console.print(f'{args.out_dir}: results.json, results.csv, {", ".join(pictures)}', soft_wrap=True)
 
 
 if __name__ == '__main__':
