@@ -52,8 +52,9 @@ def test_every_part_is_registered_and_exported():
 # Read/write heads
 
 
-def test_linear_attention_is_its_quadratic_form():
-    head, source, query = build_head('LinearAttention', latent_ratio=2), tokens(9), tokens(4, seed=4)
+@pytest.mark.parametrize('source_tokens', [8, 9])  # one more than the 8 features of the keys sums first
+def test_linear_attention_is_its_quadratic_form(source_tokens):
+    head, source, query = build_head('LinearAttention', latent_ratio=2), tokens(source_tokens), tokens(4, seed=4)
     q, k, v = head.q(query), head.k(source), head.v(source)
     for image in range(2):
         for h in range(2):
@@ -61,6 +62,13 @@ def test_linear_attention_is_its_quadratic_form():
             attention = phi_q @ phi_k.T
             expected = attention / (attention.sum(1, keepdim=True) + 1e-6) @ v[image, :, 8 * h : 8 * h + 8]
             torch.testing.assert_close(head(source, query)[image, :, 8 * h : 8 * h + 8], expected)
+
+
+def test_linear_attention_passes_over_features_that_no_key_has():
+    head, source, query = build_head('LinearAttention').float(), tokens(9).float(), tokens(4, seed=4).float()
+    torch.nn.init.zeros_(head.k.weight)
+    head.k.bias.data[0] = -200  # elu + 1 is 0 there, in fp32
+    assert head(source, query).isfinite().all()
 
 
 @pytest.mark.parametrize('name', ATTENTION_HEADS)

@@ -86,6 +86,46 @@ def test_positions_are_resampled_bicubically_with_antialiasing_in_fp32():
     assert torch.equal(actual, expected.permute(0, 2, 3, 1).reshape(1, 18, 5).bfloat16())
 
 
+def overwrite_data(model):
+    with torch.no_grad():
+        for embed in (model.memory_embed, model.process_embed):
+            embed.pos_embed.data.copy_(embed.pos_embed + 1)  # unseen by autograd's version counter
+    model.eval()
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda model: model.memory_embed.pos_embed.requires_grad_(False).add_(1),
+        lambda model: model.load_state_dict({name: 2 * value for name, value in model.state_dict().items()}),
+        lambda model: model.double().float(),
+        overwrite_data,
+    ],
+    ids=['in place', 'loaded', 'moved', 'data and eval'],
+)
+def test_kept_positions_follow_the_parameter(change):
+    model, image = build(), torch.randn(1, 3, 48, 40)
+    with torch.no_grad():
+        model(image)
+        change(model)
+        kept = model(image)
+    # with gradients nothing is kept
+    torch.testing.assert_close(kept, tuple(x.detach() for x in model(image)), rtol=0, atol=0)
+
+
+def test_positions_are_kept_without_gradients_only(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        'mmvittm.models.position.resample_pos_embed', lambda *args: sizes.append(args) or resample_pos_embed(*args)
+    )
+    model, image = build(), torch.randn(1, 3, 48, 40)
+    with torch.inference_mode():
+        model(image), model(image)
+    assert len(sizes) == 2  # one for each stream
+    model(image), model(image)
+    assert len(sizes) == 6
+
+
 @pytest.mark.parametrize(
     ('tokens', 'like', 'grid'),
     [(12, (3, 4), (3, 4)), (16, (3, 4), (4, 4)), (48, (3, 4), (6, 8)), (27, (6, 18), (3, 9)), (2, (2, 4), (1, 2))],

@@ -33,6 +33,11 @@ def resample_pos_embed(pos_embed: Tensor, source: Grid, target: Grid) -> Tensor:
     return grid.flatten(2).transpose(1, 2).to(pos_embed.dtype)
 
 
+def _is_traced() -> bool:
+    # torch.compiler tells from torch 2.3 on, torch._dynamo already in 2.1
+    return torch.jit.is_tracing() or torch._dynamo.is_compiling()
+
+
 def grid_of(num_tokens: int, like: Grid) -> Grid:
     """The grid of a stored embedding, which holds only its number of tokens.
 
@@ -86,14 +91,29 @@ class PositionEmbedding(BaseModule):
         super().__init__(init_cfg)
         self.grid = grid
         self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
+        self._resampled: tuple[tuple[Grid, int], Tensor] | None = None
 
     def init_weights(self) -> None:
         super().init_weights()
         trunc_normal_(self.pos_embed, std=0.02)
 
     def positions(self, grid: Grid) -> Tensor:
-        """Embeddings for ``grid``: ``(1, grid[0] * grid[1], C)``."""
-        return resample_pos_embed(self.pos_embed, self.grid, grid)
+        """Embeddings for ``grid``: ``(1, grid[0] * grid[1], C)``; without gradients the last ones are kept."""
+        if grid == self.grid or torch.is_grad_enabled() or self.pos_embed.is_inference() or _is_traced():
+            return resample_pos_embed(self.pos_embed, self.grid, grid)
+        key = grid, self.pos_embed._version
+        if self._resampled is None or self._resampled[0] != key:
+            self._resampled = key, resample_pos_embed(self.pos_embed, self.grid, grid)
+        return self._resampled[1]
+
+    def train(self, mode: bool = True) -> 'PositionEmbedding':
+        """Set the mode; it also ends what writing to ``pos_embed.data``, as mmengine's EMA does, leaves outdated."""
+        self._resampled = None
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs) -> 'PositionEmbedding':
+        self._resampled = None
+        return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         key = f'{prefix}pos_embed'

@@ -1,3 +1,4 @@
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,7 +12,9 @@ class LinearAttention(RWHead):
 
     .. math:: \frac{\phi(q)\,(\phi(k)^\top v)}{\phi(q) \cdot \sum_n \phi(k_n) + 10^{-6}},\quad \phi = \mathrm{elu} + 1
 
-    with keys and queries of width ``embed_dims / latent_ratio`` and no output projection.
+    with keys and queries of width ``embed_dims / latent_ratio`` and no output projection. The sum
+    :math:`\phi(k)^\top v = \phi(k)^\top (s W^\top + b)` over source tokens :math:`s` is associated the way that
+    projects fewer rows to values: the source's tokens, or one weighted mean token for each feature of the keys.
 
     Args:
         embed_dims (int): C, the width of the tokens.
@@ -28,14 +31,39 @@ class LinearAttention(RWHead):
 
     def forward(self, source: Tensor, query: Tensor) -> Tensor:
         """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
-        q, k, v = (self.split_heads(x) for x in (self.q(query), self.k(source), self.v(source)))
-        return merge_heads(self._attend(q, k, v)).to(v.dtype)
-
-    @staticmethod
-    def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = self.q(query), self.k(source)
+        dtype = k.dtype
         # The sums run over all source tokens: past a few thousand they leave fp16's range and bf16's precision.
         with without_autocast(q):
-            q, k, v = at_least_fp32(q), at_least_fp32(k), at_least_fp32(v)
-            q, k = F.elu(q) + 1, F.elu(k) + 1
-            norm = q @ k.sum(2).unsqueeze(3) + 1e-6
-            return q @ (k.transpose(2, 3) @ v) / norm
+            q, k = self.split_heads(_features(q)), _features(k)
+        sum_values = self._project_then_sum if source.shape[1] <= k.shape[2] else self._sum_then_project
+        values = sum_values(source, k, dtype)
+        with without_autocast(q):
+            weights = q / (q @ self.split_heads(k).sum(2).unsqueeze(3) + 1e-6)
+            return merge_heads(weights @ values).to(dtype)
+
+    def _project_then_sum(self, source: Tensor, k: Tensor, dtype: torch.dtype) -> Tensor:
+        """``(B, N, C)``, ``(B, N, L)`` -> ``(B, h, L/h, C/h)``, the sum over N of key times value."""
+        v = self.split_heads(self.v(source))
+        with without_autocast(v):
+            return self.split_heads(k).transpose(2, 3) @ at_least_fp32(v)
+
+    def _sum_then_project(self, source: Tensor, k: Tensor, dtype: torch.dtype) -> Tensor:
+        """The same; the two large products are in ``dtype``, the mean tokens being of the size of a token."""
+        with without_autocast(k):
+            total = k.sum(1, keepdim=True)
+            # a feature that is zero for all tokens has no mean, and no weight either
+            shares = k / total.clamp_min(torch.finfo(k.dtype).tiny)
+            tokens = shares.to(dtype).transpose(1, 2) @ source.to(dtype)  # (B, L, C)
+            # Head by head: C/h rows of the weight for L/h mean tokens of every image.
+            weight = self.v.weight.to(dtype).unflatten(0, (self.num_heads, -1))
+            bias = self.v.bias.to(dtype).unflatten(0, (self.num_heads, -1)).unsqueeze(2)
+            tokens = tokens.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (h, B, L/h, C)
+            values = torch.baddbmm(bias, weight, tokens.flatten(1, 2).transpose(1, 2))  # (h, C/h, B·L/h)
+            values = values.unflatten(2, tokens.shape[1:3]).permute(2, 0, 3, 1)
+            return at_least_fp32(values) * self.split_heads(total).transpose(2, 3)
+
+
+def _features(x: Tensor) -> Tensor:
+    # adding in place saves a copy; autograd has kept elu's input, not its output
+    return F.elu(at_least_fp32(x)).add_(1)

@@ -1,3 +1,4 @@
+import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import PatchEmbed
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from ..position import Grid, PositionEmbedding
 @TOKEN_EMBEDS.register_module()
 class PatchTokens(PositionEmbedding):
     """One token per image patch, by a convolution whose kernel is its stride, plus a position embedding (ViTTM paper).
+
+    The convolution is computed as the matrix product that it is, which is faster than a kernel for any convolution.
 
     Sides that the patch size does not divide are padded with zeros at the bottom and right.
 
@@ -49,5 +52,9 @@ class PatchTokens(PositionEmbedding):
                 f'an image of {height}×{width} pixels is smaller than a patch of '
                 f'{self.patch_size[0]}×{self.patch_size[1]}: enlarge the image or choose a smaller patch_size'
             )
-        tokens, grid = self.patches(image)
+        image = self.patches.adaptive_padding(image)
+        rows, columns = grid = image.shape[2] // self.patch_size[0], image.shape[3] // self.patch_size[1]
+        patches = image.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5)
+        projection = self.patches.projection
+        tokens = F.linear(patches.flatten(3).flatten(1, 2), projection.weight.flatten(1), projection.bias)
         return tokens + self.positions(grid), grid
