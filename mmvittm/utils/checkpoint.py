@@ -259,6 +259,38 @@ def describe_mismatch(model: nn.Module, state_dict: dict[str, Tensor]) -> str | 
     return '; '.join(parts) or None
 
 
+def describe_pretrained(module: nn.Module, state_dict: dict[str, Tensor], prefix: str = '') -> str:
+    """What an ``init_cfg=dict(type='Pretrained', prefix=…)`` puts into ``module``, and what it cannot.
+
+    Args:
+        module (nn.Module): The module that has the ``init_cfg``.
+        state_dict (dict[str, Tensor]): All weights of the checkpoint.
+        prefix (str): That of the keys that are for this module, such as 'backbone.'.
+
+    Returns:
+        str: Such as '221 of 225 weights are loaded, resampled: …; left as initialised, since of another shape: …'.
+
+    Raises:
+        UserError: If no key has the prefix.
+    """
+    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+    given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    if not given:
+        begins = sorted({key.partition('.')[0] for key in state_dict})
+        raise UserError(f"no key of the checkpoint begins with '{prefix}': its keys begin with {', '.join(begins)}")
+    expected = module.state_dict()
+    shared = {key: f'{key} {_shape(given[key])} for {_shape(expected[key])}' for key in expected if key in given}
+    fitting = [key for key in shared if _fits(key, given[key], expected[key])]
+    details = {
+        'resampled': [shared[key] for key in fitting if given[key].shape != expected[key].shape],
+        'left as initialised, since of another shape': [shared[key] for key in shared if key not in fitting],
+        'left as initialised, since missing': [key for key in expected if key not in given],
+        'not used': [key for key in given if key not in expected],
+    }
+    parts = [f'{what}: {by_part(keys)}' for what, keys in details.items() if keys]
+    return '; '.join([f'{len(fitting)} of {len(expected)} weights are loaded', *parts])
+
+
 def _shape(tensor: Tensor) -> str:
     return f'({", ".join(map(str, tensor.shape))})'
 

@@ -1,0 +1,154 @@
+"""The hook that logs training dynamics: its numbers by hand, read back from TensorBoard's file."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmengine.dataset import pseudo_collate
+from mmengine.model import MMDistributedDataParallel
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner
+from mmpretrain.structures import DataSample
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import images, one_thread  # noqa: F401
+from torch.utils.data import DataLoader
+
+from mmvittm.engine import TrainingDynamicsHook
+from mmvittm.errors import UserError
+from mmvittm.models import ViTTM
+
+PER_BLOCK = (
+    'process_norm',
+    'memory_norm',
+    'read_update',
+    'write_update',
+    'grad_norm',
+    'read_head_grad_norm',
+    'write_head_grad_norm',
+)
+BACKBONE = dict(
+    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+    img_size=16,
+    memory_embed=dict(type='PatchTokens', patch_size=4),
+    process_embed=dict(type='PatchTokens', patch_size=8),
+    rw_head=dict(type='LinearAttention', latent_ratio=2),
+)
+
+
+def classifier(**backbone):
+    torch.manual_seed(0)
+    backbone = dict(type='mmvittm.ViTTM', out_stream='tokens', **BACKBONE, **backbone)
+    head = dict(type='mmvittm.ViTTMClsHead', num_classes=2, in_channels=16)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):  # an earlier Runner leaves its own
+        return MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head))
+
+
+def batch():
+    samples = [DataSample().set_gt_label(label) for label in (0, 1)]
+    return [dict(inputs=image, data_samples=sample) for image, sample in zip(images(), samples, strict=True)]
+
+
+def train(model, work_dir, interval, iterations, **optim_wrapper) -> dict[str, dict[int, float]]:
+    """Train without learning, on the same batch again and again; what TensorBoard finds, by scalar and step."""
+    runner = Runner(
+        model=model,
+        work_dir=str(work_dir),
+        train_dataloader=DataLoader(batch() * iterations, batch_size=2, collate_fn=pseudo_collate),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0), **optim_wrapper),
+        custom_hooks=[dict(type='mmvittm.TrainingDynamicsHook', interval=interval)],
+        visualizer=dict(type='Visualizer', vis_backends=[dict(type='TensorboardVisBackend')]),
+        experiment_name=work_dir.name,
+        randomness=dict(seed=0),
+    )
+    runner.train()
+    runner.visualizer.close()
+    (events,) = work_dir.rglob('events.out.tfevents*')
+    found = EventAccumulator(str(events)).Reload()
+    scalars = [tag for tag in found.Tags()['scalars'] if tag.startswith('backbone/')]
+    return {tag: {event.step: event.value for event in found.Scalars(tag)} for tag in scalars}
+
+
+def mean_norm(tokens):
+    return tokens.norm(dim=-1).mean().item()
+
+
+def test_numbers_by_hand(tmp_path):
+    model = classifier()
+    found = train(model, tmp_path, interval=2, iterations=5)
+    assert found.keys() == {f'backbone/{name}/block_{i:02d}' for name in PER_BLOCK for i in (0, 1)} | {
+        'backbone/grad_norm/embeddings'
+    }
+    assert all(list(steps) == [2, 4] for steps in found.values())
+    got = {tag.removeprefix('backbone/'): steps[4] for tag, steps in found.items()}
+
+    x, backbone = images(), model.backbone
+    maps = ViTTM(**BACKBONE, out_indices=(0, 1), out_stream='memory')
+    maps.load_state_dict(backbone.state_dict())
+    for index, memory in enumerate(maps(x)):
+        assert got[f'memory_norm/block_{index:02d}'] == pytest.approx(mean_norm(memory.movedim(1, -1)), rel=1e-4)
+
+    first = backbone.layers[0]
+    process, memory = (first.read_norm(embed(x)[0]) for embed in (backbone.process_embed, backbone.memory_embed))
+    read = first.read_head(memory, process)
+    assert got['read_update/block_00'] == pytest.approx(mean_norm(read) / mean_norm(process), rel=1e-4)
+    process = first.vit_block(process + read)
+    assert got['process_norm/block_00'] == pytest.approx(mean_norm(process), rel=1e-4)
+    process, memory = first.write_norm(process), first.write_norm(memory)
+    write = first.write_head(process, memory)
+    assert got['write_update/block_00'] == pytest.approx(mean_norm(write) / mean_norm(memory), rel=1e-4)
+
+    model.zero_grad()
+    model.parse_losses(model(x, [sample['data_samples'] for sample in batch()], mode='loss'))[0].backward()
+    for key, modules in {
+        'grad_norm/block_01': [backbone.layers[1]],
+        'read_head_grad_norm/block_00': [first.read_head],
+        'write_head_grad_norm/block_01': [backbone.layers[1].write_head],
+        'grad_norm/embeddings': [backbone.memory_embed, backbone.process_embed],
+    }.items():
+        grads = torch.cat([parameter.grad.flatten() for module in modules for parameter in module.parameters()])
+        assert got[key] == pytest.approx(grads.norm().item(), rel=1e-4), key
+
+
+def test_recomputed_activations_count_once(tmp_path):
+    plain, checkpointed = (
+        train(classifier(with_cp=with_cp), tmp_path / str(with_cp), interval=1, iterations=1)
+        for with_cp in (False, True)
+    )
+    assert plain.keys() == checkpointed.keys()
+    for tag in plain:
+        assert checkpointed[tag][1] == pytest.approx(plain[tag][1], rel=1e-5), tag
+
+
+def test_behind_a_distributed_wrapper(tmp_path):
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = MMDistributedDataParallel(classifier())
+        wrapped = train(model, tmp_path / 'wrapped', interval=1, iterations=1)
+    finally:
+        dist.destroy_process_group()
+    plain = train(classifier(), tmp_path / 'plain', interval=1, iterations=1)
+    assert wrapped.keys() == plain.keys()
+    assert all(wrapped[tag][1] == pytest.approx(plain[tag][1], rel=1e-5) for tag in plain)
+
+
+def test_accumulated_gradients_are_waited_for(tmp_path):
+    """Steps are made in every second iteration; the third asks, the fourth answers."""
+    found = train(classifier(), tmp_path, interval=3, iterations=6, accumulative_counts=2)
+    assert all(list(steps) == [4, 6] for steps in found.values())
+
+
+def test_the_model_is_let_go_of(tmp_path):
+    model = classifier()
+    train(model, tmp_path, interval=2, iterations=3)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_model_without_vittm(tmp_path):
+    model = MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=dict(type='mmpretrain.LeNet5')))
+    with pytest.raises(UserError, match='finds no ViTTM in the model: leave it out of custom_hooks'):
+        train(model, tmp_path, interval=1, iterations=1)
+
+
+def test_interval():
+    with pytest.raises(UserError, match='the interval of TrainingDynamicsHook is 0'):
+        TrainingDynamicsHook(interval=0)
