@@ -1,81 +1,341 @@
-"""Two processes without ``find_unused_parameters`` train as one does on the same global batch."""
+"""Two gloo processes train and test as one process does on the same global batch; a lost one ends the others."""
 
+import json
 import os
+import runpy
+import signal
 import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch.nn.parallel import DistributedDataParallel
+from PIL import Image
 
-from mmvittm.models import ViTTM
+from mmvittm.engine import Bf16OptimWrapper
+from mmvittm.engine.fsdp_strategy import fsdp_runs_on_cpu
+from mmvittm.errors import UserError
+from mmvittm.utils.checkpoint import load_checkpoint_file
+from mmvittm.utils.config import load_config
 
-STEPS, BATCH = 3, 4
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / 'configs').glob('vi*/*.py'))
+IMAGES = 5  # an odd number, which two processes cannot share evenly
+
+# No layer here mixes images (BatchNorm would, without SyncBN, which needs GPUs), nothing is random but the sampler, and
+# SGD keeps a difference of gradients at its own size.
+COMMON = """
+backbone = dict(
+    _delete_=True, type='mmvittm.ViTTM', img_size=32,
+    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+    memory_embed=dict(type='PatchTokens', patch_size=4), process_embed=dict(type='PatchTokens', patch_size=8))
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.01), clip_grad=dict(max_norm=0.5))
+param_scheduler, custom_hooks = [], []
+randomness = dict(seed=0)
+default_hooks = dict(
+    checkpoint=dict(by_epoch=False, interval=2, save_best=None), logger=dict(type='LoggerHook', interval=1))
+log_processor = dict(window_size=1, by_epoch=False)
+env_cfg = dict(dist_cfg=dict(timeout=120))
+"""
+SEGMENTOR = f"""
+_base_ = [
+    '{ROOT}/configs/_base_/models/segmenter_vittm-b.py',
+    '{ROOT}/configs/_base_/schedules/adamw_160k.py',
+    '{ROOT}/configs/_base_/default_runtime.py',
+]
+{COMMON}
+model = dict(
+    data_preprocessor=dict(size=(32, 32), test_cfg=dict(size_divisor=8)),
+    backbone=dict(**backbone, out_stream='concat'),
+    decode_head=dict(in_channels=32, channels=16, embed_dims=16, num_layers=1, num_heads=2, num_classes=3))
+dataset = dict(
+    type='BaseSegDataset', data_root='data', data_prefix=dict(img_path='images', seg_map_path='labels'),
+    metainfo=dict(classes=('a', 'b', 'c'), palette=[[0] * 3, [1] * 3, [2] * 3]),
+    pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')])
+train_dataloader = dict(batch_size=4, sampler=dict(type='InfiniteSampler', shuffle=True), dataset=dataset)
+val_dataloader = dict(sampler=dict(type='DefaultSampler', shuffle=False, round_up=False), dataset=dataset)
+val_evaluator = dict(type='mmvittm.ClassIoUMetric', iou_metrics=['mIoU'])
+test_dataloader, test_evaluator = val_dataloader, val_evaluator
+train_cfg = dict(max_iters=4, val_interval=4)
+"""
+CLASSIFIER = f"""
+_base_ = [
+    '{ROOT}/configs/_base_/models/classifier_vittm.py',
+    '{ROOT}/configs/_base_/schedules/adamw_300e.py',
+    '{ROOT}/configs/_base_/default_runtime_classification.py',
+]
+{COMMON}
+data_preprocessor = dict(num_classes=5, mean=[128.0] * 3, std=[64.0] * 3, to_rgb=True)
+model = dict(backbone=dict(**backbone, out_stream='tokens'), head=dict(num_classes=5, in_channels=16))
+dataset = dict(
+    type='CustomDataset', data_root='data', data_prefix='classes',
+    pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')])
+train_dataloader = dict(
+    batch_size=4, sampler=dict(type='DefaultSampler', shuffle=True), dataset=dataset, drop_last=True)
+val_dataloader = dict(sampler=dict(type='DefaultSampler', shuffle=False, round_up=False), dataset=dataset)
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=4, val_interval=4)
+"""
+# What two processes run: a config over another one, and the config that one process runs for comparison.
+TWO = {
+    'segmentor-2': ('segmentor', 'train_dataloader = dict(batch_size=2)'),
+    'classifier-2': ('classifier', 'train_dataloader = dict(batch_size=2)'),
+    'checkpointed-2': ('segmentor', 'train_dataloader = dict(batch_size=2)\nmodel = dict(backbone=dict(with_cp=True))'),
+    'accumulated-2': (
+        'segmentor',
+        'train_dataloader = dict(batch_size=1)\noptim_wrapper = dict(accumulative_counts=2)\n'
+        'train_cfg = dict(max_iters=8, val_interval=8)',
+    ),
+    'bf16-2': ('bf16', 'train_dataloader = dict(batch_size=2)'),
+    'fsdp-2': (
+        'segmentor',
+        "runner_type = 'FlexibleRunner'\ntrain_dataloader = dict(batch_size=2)\n"
+        "strategy = dict(type='mmvittm.FSDPStrategy', activation_checkpointing=dict(check_fn='mmvittm.is_vittm_layer'),"
+        " model_wrapper=dict(auto_wrap_policy='mmvittm.wrap_vittm_layers'))\n"
+        'val_dataloader = dict(sampler=dict(round_up=True))',
+    ),
+}
+ONE = {
+    'segmentor': SEGMENTOR,
+    'classifier': CLASSIFIER,
+    'bf16': "_base_ = './segmentor.py'\noptim_wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16')",
+}
 
 
-def build(options: dict) -> ViTTM:
-    torch.manual_seed(0)
-    model = ViTTM(
-        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-        img_size=32,
-        memory_embed=dict(type='PatchTokens', patch_size=4),
-        process_embed=dict(type='PatchTokens', patch_size=8),
-        rw_head=dict(type='LinearAttention', latent_ratio=2),
-        **options,
-    )
-    model.init_weights()
-    return model.train()
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
 
 
-def train(model, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """SGD, so that a difference of gradients stays one of its own size."""
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
-    for batch in images:
-        optimizer.zero_grad()
-        sum(feature.square().mean() for feature in model(batch)).backward()
-        optimizer.step()
-    return {key: value.detach().clone() for key, value in model.state_dict().items()}
+def write_project(folder: Path) -> None:
+    """Configs, and a few images that are to be segmented and classified."""
+    for name, text in ONE.items():
+        (folder / f'{name}.py').write_text(text)
+    for name, (base, text) in TWO.items():
+        (folder / f'{name}.py').write_text(f"_base_ = './{base}.py'\n{text}")
+    generator = np.random.default_rng(0)
+    for index in range(IMAGES):
+        label = generator.integers(0, 3, (4, 4), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        image = (80 * label[..., None] + generator.integers(0, 60, (32, 32, 3))).astype(np.uint8)
+        for path, pixels in (
+            (f'classes/{index}/0.png', image),
+            (f'images/{index}.jpg', image),
+            (f'labels/{index}.png', label),
+        ):
+            (folder / 'data' / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / 'data' / path)
 
 
-CASES = dict(
-    process=dict(out_stream='process'),
-    mixed=dict(out_indices=(0, 1), out_stream=('memory', 'process')),
-    frozen=dict(out_indices=0, out_stream='concat', frozen_stages=0),
-)
+def train(name: str, *args: str) -> None:
+    """Run tools/train.py in this process."""
+    sys.argv = ['train.py', f'{name}.py', '--work-dir', f'work/{name}', *args]
+    sys.argv += ['--cfg-options', f'visualizer.name={name}{len(args)}']  # one that is not known yet in this process
+    runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
 
 
-def global_batches() -> torch.Tensor:
-    return torch.randn(STEPS, BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+def rank_environment(rank: int, port: int) -> dict[str, str]:
+    return dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
 
 
-def worker(rank: int, port: int, result: str) -> None:
+def worker(index: int, folder: Path, port: int) -> None:
+    """Processes 0 and 1 train together, process 2 alone."""
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    dist.init_process_group('gloo', rank=rank, world_size=2)
-    share = global_batches().chunk(2, 1)[rank]
-    weights = {name: train(DistributedDataParallel(build(options)), share) for name, options in CASES.items()}
-    if rank == 0:
-        torch.save(weights, result)
-    dist.destroy_process_group()
+    os.chdir(folder)
+    if index == 2:
+        for name in ONE:
+            train(name)
+        return
+    os.environ.update(rank_environment(index, port))
+    for name in TWO:
+        if name != 'fsdp-2' or fsdp_runs_on_cpu():
+            train(name, '--launcher', 'pytorch')
+    if fsdp_runs_on_cpu():
+        if index == 0:
+            Path('work/fsdp-2/iter_4.pth').rename('work/fsdp-2/unbroken.pth')
+        train('fsdp-2', '--launcher', 'pytorch', '--resume', 'work/fsdp-2/iter_2.pth')
 
 
 @pytest.fixture(scope='module')
-def trained_by_two(tmp_path_factory) -> dict:
-    """Weights of every case; one pair of processes trains them all, since starting one takes seconds."""
-    result = tmp_path_factory.mktemp('distributed') / 'weights.pth'
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, (port, str(result)), nprocs=2)
-    return torch.load(result, weights_only=True)
+def project(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('distributed')
+    write_project(folder)
+    return folder
 
 
-@pytest.mark.parametrize('name', CASES)
-def test_two_processes_equal_one(trained_by_two, name):
-    before = build(CASES[name]).state_dict()
-    alone = train(build(CASES[name]), global_batches())
-    together = {key.removeprefix('module.'): value for key, value in trained_by_two[name].items()}
-    assert max((alone[key] - before[key]).norm() for key in alone) > 0.01, 'nothing was learned'
-    for key in alone:
-        assert (together[key] - alone[key]).norm() <= 1e-5 * alone[key].norm().clamp(min=1e-3), key
+@pytest.fixture(scope='module')
+def trained(project) -> Path:
+    """Work dirs of all configs; three processes make them, since starting one takes seconds."""
+    mp.spawn(worker, (project, free_port()), nprocs=3)
+    return project / 'work'
+
+
+def logged(work_dir: Path) -> list[dict]:
+    """Per logged step its values, without times."""
+    (file,) = sorted(work_dir.glob('*/vis_data/scalars.json'))[:1]
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{key: value for key, value in row.items() if 'time' not in key and key != 'memory'} for row in rows]
+
+
+def weights(file: Path) -> dict:
+    return load_checkpoint_file(file)['state_dict']
+
+
+def assert_same_weights(one: dict, two: dict) -> None:
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        assert (two[key] - value).norm() <= 1e-5 * value.norm().clamp(min=1e-2), key
+
+
+needs_fsdp = pytest.mark.skipif(not fsdp_runs_on_cpu(), reason='FSDP of this torch needs GPUs')
+FSDP = pytest.param('fsdp-2', marks=needs_fsdp)
+
+
+@pytest.mark.parametrize('name', ['segmentor-2', 'classifier-2', 'checkpointed-2', FSDP])
+def test_two_processes_log_what_one_logs(trained, name):
+    """Losses, gradient norms, accuracies, and the metrics of a validation set that cannot be shared evenly."""
+    alone, together = logged(trained / TWO[name][0]), logged(trained / name)
+    assert len(alone) == len(together) == 5
+    for one, two in zip(alone, together, strict=True):
+        assert two == pytest.approx(one, rel=1e-5), f'step {one["step"]}'
+    losses = [row['loss'] for row in alone if 'loss' in row]
+    assert max(losses) - min(losses) > 0.01, 'nothing changes'
+
+
+@pytest.mark.parametrize('name', ['segmentor-2', 'classifier-2', 'checkpointed-2', 'accumulated-2', FSDP])
+def test_two_processes_learn_what_one_learns(trained, name):
+    """Also from two batches of half the size for every step; FSDP's checkpoint is that of the whole model."""
+    file = 'iter_8.pth' if name == 'accumulated-2' else 'unbroken.pth' if name == 'fsdp-2' else 'iter_4.pth'
+    assert_same_weights(weights(trained / TWO[name][0] / 'iter_4.pth'), weights(trained / name / file))
+
+
+def test_accumulated_losses_are_those_of_the_whole_batch(trained):
+    alone, together = ([row['loss'] for row in logged(trained / name)[:-1]] for name in ('segmentor', 'accumulated-2'))
+    assert [(a + b) / 2 for a, b in zip(together[::2], together[1::2], strict=True)] == pytest.approx(alone, rel=1e-5)
+
+
+def test_amp_in_bfloat16(trained):
+    """``AmpOptimWrapper(dtype='bfloat16')`` runs on the CPU, in less precision and to about the same losses."""
+    exact, alone, together = (logged(trained / name)[:-1] for name in ('segmentor', 'bf16', 'bf16-2'))
+    assert together[0]['loss'] == pytest.approx(alone[0]['loss'], rel=1e-5)
+    assert alone[0]['loss'] != pytest.approx(exact[0]['loss'], rel=1e-5)
+    for one, two, reference in zip(alone, together, exact, strict=True):
+        assert one['loss'] == pytest.approx(reference['loss'], rel=0.03)
+        assert two['loss'] == pytest.approx(reference['loss'], rel=0.03)
+
+
+def test_amp_in_float16_is_refused_on_the_cpu():
+    with pytest.raises(UserError, match="dtype is 'float16': the CPU trains in bfloat16 or without AMP only"):
+        Bf16OptimWrapper(optimizer=None, dtype='float16')
+
+
+@needs_fsdp
+def test_fsdp_resumes_its_optimizer(trained):
+    """Momentum and all: the iterations after a checkpoint of half-way are those of the unbroken run."""
+    assert_same_weights(weights(trained / 'fsdp-2' / 'unbroken.pth'), weights(trained / 'fsdp-2' / 'iter_4.pth'))
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_every_image_is_tested_once(path):
+    """No shipped config hands out a sample twice; FSDP alone does, whose processes must run equally often."""
+    cfg = load_config(path)
+    for loader in ('val_dataloader', 'test_dataloader'):
+        assert cfg[loader].sampler.get('round_up', True) == ('strategy' in cfg), loader
+
+
+SRUN = """#!/usr/bin/env bash
+# Two tasks on this machine, as srun would start them on a node, each with a log of its own.
+printf '%s\\n' "$@" > srun.txt
+while [[ $1 == -* ]]; do [[ $1 == -p ]] && shift; shift; done
+export SLURM_NTASKS=2 SLURM_NODELIST=node
+for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" > "rank$rank.txt" 2>&1 & done
+trap 'kill $(jobs -p)' TERM
+status=0
+for task in $(jobs -p); do wait "$task" || status=$?; done
+exit $status
+"""
+
+
+@pytest.fixture
+def start(project):
+    """Start a script of tools/ in the project's folder, its output in a file; what still runs is ended afterwards."""
+    programs = project / 'bin'
+    programs.mkdir()
+    for name, text in dict(srun=SRUN, scontrol='#!/bin/sh\necho 127.0.0.1\n').items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    path = os.pathsep.join(map(str, (programs, Path(sys.executable).parent, os.environ['PATH'])))
+    started = []
+
+    def run(script: str, *args: object, log: str, **environment: str) -> subprocess.Popen:
+        env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), PATH=path, **environment)
+        command = ['bash', str(ROOT / 'tools' / script), *map(str, args)]
+        with (project / log).open('w') as file:
+            started.append(subprocess.Popen(command, cwd=project, env=env, stdout=file, stderr=subprocess.STDOUT))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.terminate()
+        process.wait(120)
+
+
+def wait_until(happened, what: str) -> None:
+    end = time.monotonic() + 400  # the machine may be busy; nothing here takes long by itself
+    while not happened():
+        assert time.monotonic() < end, f'{what} did not happen'
+        time.sleep(0.2)
+
+
+def pid_of(rank: str, work_dir: str) -> int:
+    """The process that trains into ``work_dir`` with ``rank`` in its environment."""
+    for process in Path('/proc').glob('[0-9]*'):
+        try:
+            command, environment = ((process / name).read_bytes().split(b'\0') for name in ('cmdline', 'environ'))
+        except OSError:  # gone, or somebody else's
+            continue
+        if b'python' in command[0] and work_dir.encode() in command and rank.encode() in environment:
+            return int(process.name)
+    raise AssertionError(f'no process {rank} trains into {work_dir}')
+
+
+@pytest.mark.skipif(not Path('/proc').is_dir(), reason='finds processes in /proc')
+def test_a_killed_process_ends_the_others(project, start):
+    """torchrun's agent ends them and says why; under SLURM they notice, say it and end."""
+    (project / 'endless.py').write_text(
+        "_base_ = './segmentor.py'\ntrain_cfg = dict(max_iters=10**6, val_interval=10**6)\n"
+        'train_dataloader = dict(batch_size=2)\ndefault_hooks = dict(checkpoint=dict(interval=10**6))'
+    )
+    agent = start('dist_train.sh', 'endless.py', 2, '--work-dir', 'torchrun', log='torchrun.txt', PORT=str(free_port()))
+    arguments = ('some_partition', 'some_job', 'endless.py', '--work-dir', 'slurm')
+    srun = start(
+        'slurm_train.sh', *arguments, log='slurm.txt', GPUS='2', GPUS_PER_NODE='2', MASTER_PORT=str(free_port())
+    )
+    logs = [project / 'torchrun.txt', project / 'rank0.txt']
+    for log in logs:
+        wait_until(lambda log=log: log.exists() and 'Iter(train) [ ' in log.read_text(), f'training in {log}')
+
+    os.kill(pid_of('RANK=1', 'torchrun'), signal.SIGKILL)
+    os.kill(pid_of('SLURM_PROCID=1', 'slurm'), signal.SIGKILL)
+    assert agent.wait(120) != 0
+    assert srun.wait(120) != 0
+    assert 'Signal 9 (SIGKILL)' in logs[0].read_text()
+    last_words = logs[1].read_text().splitlines()[-1]
+    assert last_words.startswith('error: rank 0 of 2 lost another process of this run'), last_words
+
+    asked = (project / 'srun.txt').read_text().splitlines()
+    assert asked[:3] == ['-p', 'some_partition', '--job-name=some_job']
+    assert {'--ntasks=2', '--ntasks-per-node=2', '--gres=gpu:2', '--kill-on-bad-exit=1'} <= set(asked)
+    assert asked[-5:] == ['endless.py', '--launcher', 'slurm', '--work-dir', 'slurm']
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
+def test_scripts_say_what_they_need(script):
+    done = subprocess.run(['bash', ROOT / 'tools' / script], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert f'usage: {script} ' in done.stderr

@@ -1,5 +1,6 @@
 # In every training: nothing is lost when it is killed, stopped or goes wrong (docs/training.md).
 default_hooks = dict(
+    runtime_info=dict(type='mmvittm.MeanRuntimeInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),

@@ -1,12 +1,23 @@
+import inspect
+from contextlib import nullcontext
+
 import torch
 from mmengine._strategy import FSDPStrategy as _FSDPStrategy
 from mmengine.device import get_device
+from mmengine.dist import broadcast, is_main_process
 from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from ..errors import UserError
 from ..models.vittm import ViTTMLayer
 from ..registry import FUNCTIONS, STRATEGIES
+from ..utils.files import atomic_path
+
+
+def fsdp_runs_on_cpu() -> bool:
+    """Whether this torch lets FSDP treat CPU streams like CUDA's; 2.1 does not."""
+    return 'priority' in inspect.signature(torch.cpu.Stream).parameters
 
 
 @FUNCTIONS.register_module()
@@ -25,11 +36,14 @@ def wrap_vittm_layers(module: nn.Module, recurse: bool, nonwrapped_numel: int) -
 class FSDPStrategy(_FSDPStrategy):
     """mmengine's FSDP (ZeRO-3), which also runs on the CPU and clips by the norm of the whole gradient.
 
-    mmengine's own clips every process's share by the norm of that share, and names a GPU to every process.
+    mmengine's own clips every process's share by the norm of that share and names a GPU to every process.
 
     Args:
         state_dict_cfg (str | dict): As mmengine's. Defaults to 'full', a checkpoint that one process can load.
         **kwargs: As mmengine's.
+
+    Raises:
+        UserError: On the CPU under a torch whose FSDP asks for CUDA streams, such as 2.1.
     """
 
     def __init__(self, *, state_dict_cfg: str | dict = 'full', **kwargs) -> None:
@@ -37,7 +51,11 @@ class FSDPStrategy(_FSDPStrategy):
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         if not torch.cuda.is_available():
+            if not fsdp_runs_on_cpu():
+                raise UserError(f'FSDP of torch {torch.__version__} needs GPUs: on the CPU leave --launcher out')
             self.model_wrapper = dict(self.model_wrapper or {}, device_id=torch.device(get_device()))
+        for value in model.state_dict().values():
+            broadcast(value)  # as DDP does; FSDP's own sync_module_states needs GPUs
         return super()._wrap_model(self.convert_model(model))
 
     def build_optim_wrapper(self, optim_wrapper, model: nn.Module | None = None) -> OptimWrapper:
@@ -46,6 +64,12 @@ class FSDPStrategy(_FSDPStrategy):
         if getattr(wrapper, 'clip_func', None) is torch.nn.utils.clip_grad_norm_:
             wrapper.clip_func = lambda _, **kwargs: self.model.clip_grad_norm_(**kwargs)
         return wrapper
+
+    def save_checkpoint(self, filename: str, **kwargs) -> None:
+        """Save as mmengine does; a checkpoint in one file is there whole or not at all."""
+        one_file = self._is_full_state_dict() and is_main_process()
+        with atomic_path(filename) if one_file else nullcontext(filename) as path:
+            super().save_checkpoint(str(path), **kwargs)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Share out the optimizer's state; mmengine gives torch the arguments in the order of torch 2.0."""
