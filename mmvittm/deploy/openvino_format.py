@@ -38,7 +38,13 @@ class OpenVINOFormat(Format):
         model = openvino.convert_model(program)
         if calibration is not None:
             nncf = self.module('nncf')
-            model = nncf.quantize(model, nncf.Dataset(calibration), model_type=nncf.ModelType.TRANSFORMER)
+            model = nncf.quantize(
+                model,
+                nncf.Dataset(calibration),
+                model_type=nncf.ModelType.TRANSFORMER,
+                # it takes the small constant under linear attention's quotient for a bias, and fails on its shape
+                advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
+            )
         model.set_rt_info(metadata, [METADATA_KEY])
         openvino.save_model(model, path, compress_to_fp16=False)
 

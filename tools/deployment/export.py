@@ -26,6 +26,7 @@ from mmvittm.deploy.verify import TOLERANCES, verify
 from mmvittm.errors import UserError
 from mmvittm.utils.cli import run_tool
 from mmvittm.utils.config import load_config
+from mmvittm.utils.files import make_folder
 
 RANDOM = 'none'
 
@@ -123,8 +124,8 @@ def main() -> None:
 
 def staging_folder(out: Path) -> tempfile.TemporaryDirectory:
     """A folder beside the files to write, removed in the end."""
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(prefix='.export-', dir=out)
     except OSError as error:
         raise UserError(f'cannot write to {out}: {error.strerror}, choose a folder you can write to') from error
