@@ -27,7 +27,7 @@ CONFIGS = sorted((ROOT / 'configs').glob('vi*/*.py'))
 IMAGES = 5  # an odd number, which two processes cannot share evenly
 
 # No layer here mixes images (BatchNorm would, without SyncBN, which needs GPUs), nothing is random but the sampler, and
-# SGD keeps a difference of gradients at its own size.
+# SGD keeps a difference of gradients at its own size. The segmentor does not reach all parameters: some are frozen.
 COMMON = """
 backbone = dict(
     _delete_=True, type='mmvittm.ViTTM', img_size=32,
@@ -51,8 +51,8 @@ _base_ = [
 {COMMON}
 model = dict(
     data_preprocessor=dict(size=(32, 32), test_cfg=dict(size_divisor=8)),
-    backbone=dict(**backbone, out_stream='concat'),
-    decode_head=dict(in_channels=32, channels=16, embed_dims=16, num_layers=1, num_heads=2, num_classes=3))
+    backbone=dict(**backbone, out_stream='process'),
+    decode_head=dict(in_channels=16, channels=16, embed_dims=16, num_layers=1, num_heads=2, num_classes=3))
 dataset = dict(
     type='BaseSegDataset', data_root='data', data_prefix=dict(img_path='images', seg_map_path='labels'),
     metainfo=dict(classes=('a', 'b', 'c'), palette=[[0] * 3, [1] * 3, [2] * 3]),
