@@ -42,13 +42,17 @@ model = dict(
         type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=3, norm_cfg=dict(type='SyncBN')),
     auxiliary_head=dict(type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=3))
 """
-VITTM = (
-    SEGMENTOR.replace(
-        "patch_size=16,\n        out_type='featmap',", "memory_embed=dict(type='PatchTokens', patch_size=8),"
-    )
-    .replace('mmpretrain.VisionTransformer', 'mmvittm.ViTTM')
-    .replace('img_size=32', "img_size=32, process_embed=dict(type='PatchTokens', patch_size=16)")
-)
+VITTM = """
+_base_ = './segmentor.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmvittm.ViTTM',
+        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+        img_size=32,
+        memory_embed=dict(type='PatchTokens', patch_size=8),
+        process_embed=dict(type='PatchTokens', patch_size=16)))
+"""
 CLASSIFIER = """
 default_scope = 'mmpretrain'
 model = dict(
@@ -253,6 +257,75 @@ def test_tool_with_checkpoints_shape_and_backbones(configs, checkpoints, tmp_pat
     assert 'segmentor.pth' in screen
 
 
+def test_tool_runs_backends_and_dtypes_and_shows_the_parts(configs, tmp_path, monkeypatch, capsys):
+    pytest.importorskip('openvino')
+    pair = (configs['segmentor'], configs['vittm'])
+    options = [
+        '--backend',
+        'torch',
+        'openvino',
+        '--dtype',
+        'fp32',
+        'bf16',
+        '--rounds',
+        2,
+        '--warmup',
+        1,
+        '--parts',
+        '--half-weights',
+    ]
+    run_here(monkeypatch, *pair, *options, '--out', tmp_path / 'fps.json')
+    report = json.loads((tmp_path / 'fps.json').read_text())
+    ways = ['torch fp32', 'torch bf16, half weights', 'openvino fp32', 'openvino bf16']
+    assert [row['way'] for row in report['results']] == [way for way in ways for _ in pair]
+    assert {ceiling['dtype'] for ceiling in report['runs'][0]['ceilings']} == {'fp32', 'bf16'}
+    assert 'openvino' in report['machine']['versions']
+    for index, row in enumerate(report['results']):
+        first, same = (report['results'][i]['times_ms'] for i in (0, index - index % 2))
+        for name, reference in (('speed_ratio', first), ('speed_ratio_same_way', same)):
+            ratios = [base / own for base, own in zip(reference, row['times_ms'], strict=True)]
+            assert row[name]['median'] == pytest.approx(sum(ratios) / 2)
+        assert ('parts_ms' in row) == (row['backend'] == 'torch')
+        assert row['backend'] == 'torch' or row['peak_memory'] is None
+    vit, vittm = (row['parts_ms'] for row in report['results'][:2])
+    assert list(vit) == ['embedding', 'ViT block', 'head', 'rest']
+    assert list(vittm) == ['embedding', 'read', 'ViT block', 'write', 'memory block', 'head', 'rest']
+    screen = capsys.readouterr().out
+    assert 'where the time goes' in screen
+    assert 'its first' in screen
+
+
+def test_tool_sweeps_and_plots(configs, tmp_path, monkeypatch, capsys):
+    pair = (configs['segmentor'], configs['vittm'])
+    options = ['--sweep', 'memory-patch=8,4', '--shape', 40, '--whole-patches', '--rounds', 2, '--warmup', 0]
+    run_here(monkeypatch, *pair, *options, '--miou', 40, 41.5, '--out-dir', tmp_path / 'out')
+    names = {path.name for path in (tmp_path / 'out').iterdir()}
+    plots = {'latency.png', 'ratios_8.png', 'ratios_4.png', 'accuracy.png'}
+    assert names == {'results.json', 'results.csv', *plots}
+    assert all((tmp_path / 'out' / name).stat().st_size > 5000 for name in plots)
+    report = json.loads((tmp_path / 'out' / 'results.json').read_text())
+    rows = report['results']
+    assert [row['swept']['value'] for row in rows] == [8, 8, 4, 4]
+    assert [row['shape'][2:] for row in rows] == [[32, 32]] * 4
+    assert [row['miou'] for row in rows] == [40, 41.5] * 2
+    assert rows[0]['macs_per_image'] == rows[2]['macs_per_image'], 'a ViT has no memory'
+    assert rows[3]['macs_per_image'] > rows[1]['macs_per_image']
+    assert [own['unit'] for own in report['growth']] == ['pixels of patch side'] * 2
+    assert len((tmp_path / 'out' / 'results.csv').read_text().splitlines()) == 5
+    assert 'growth' in capsys.readouterr().out
+
+
+def test_tool_times_training_with_overrides(configs, tmp_path, monkeypatch):
+    options = ['--train', '--backbone-only', '--dtype', 'bf16', '--rounds', 2, '--warmup', 0]
+    plain, recomputed = tmp_path / 'plain.json', tmp_path / 'recomputed.json'
+    run_here(monkeypatch, configs['vittm'], *options, '--out', plain)
+    overrides = ['--cfg-options', 'model.backbone.with_cp=True']
+    run_here(monkeypatch, configs['vittm'], *options, *overrides, '--out', recomputed)
+    plain, recomputed = (json.loads(path.read_text())['results'][0] for path in (plain, recomputed))
+    assert plain['way'] == 'torch bf16, training'
+    assert recomputed['macs_per_image'] > plain['macs_per_image'], 'layers run twice'
+
+
 @pytest.mark.parametrize(
     ('names', 'options', 'sentence'),
     [
@@ -269,6 +342,19 @@ def test_tool_with_checkpoints_shape_and_backbones(configs, checkpoints, tmp_pat
         (['mismatched'], [], 'mismatched.py does not run on images of 32×48: .* 16 channels'),
         (['segmentor'], ['--shape', '8', '8', '8'], '--shape takes H or H W, not 3 numbers'),
         (['segmentor'], ['--warmup', '-1'], '--warmup must be 0 or more, not -1'),
+        (['segmentor'], ['--precision', 'nan'], '--precision must be 0 or more, not nan'),
+        (['segmentor'], ['--backend', 'torch', 'tensorrt'], "unknown backend 'tensorrt': choose one of torch, "),
+        (['segmentor'], ['--dtype', 'fp64'], "unknown dtype 'fp64': choose one of fp32, bf16, fp16"),
+        (['segmentor'], ['--backend', 'onnxruntime', '--dtype', 'bf16'], 'onnx does not run bf16, but fp32'),
+        (['segmentor'], ['--parts', '--train'], '--parts looks into a forward pass'),
+        (['segmentor'], ['--miou', '40', '50'], '2 values of --miou for 1 configs'),
+        (['vittm'], ['--shape', '2'], 'vittm.py does not run on images of 2×2: '),
+        (['segmentor'], ['--backend', 'openvino', '--dtype', 'bf16', '--half-weights'], 'has no --half-weights'),
+        (['vittm'], ['--sweep', 'shape=32,2'], 'vittm.py does not run on images of 2×2: '),
+        (['segmentor'], ['--shape', '8', '--whole-patches'], 'segmentor.py has patches of 16×16: 8×8 holds none'),
+        (['vittm'], ['--sweep', 'memory-patch=8,64'], 'vittm.py: .*64'),
+        (['vittm'], ['--sweep', 'depth=1,2'], "'depth' cannot be swept"),
+        (['segmentor'], ['--cfg-options', 'model.backbone.patch_sise=8'], "takes no argument 'patch_sise'"),
     ],
 )
 def test_tool_says_what_is_wrong(names, options, sentence, configs, checkpoints, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import itertools
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -106,12 +107,21 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def all_ways(args: argparse.Namespace) -> list[Way]:
-    """Every backend in every dtype; an option goes to those that have it, if any of them has."""
-    options = [name for name in ('half_weights', 'channels_last', 'cuda_graph', 'train') if getattr(args, name)]
-    ways = []
-    for backend, dtype in itertools.product(dict.fromkeys(args.backend), dict.fromkeys(args.dtype)):
-        ways.append(Way(backend, dtype, **dict.fromkeys(options, True), device=args.device, threads=args.threads))
-        ways[-1].check()
+    """Every backend in every dtype; half weights and the like go to those that have them, if any of them has."""
+    wanted = [name for name in ('half_weights', 'channels_last', 'cuda_graph') if getattr(args, name)]
+    pairs = list(itertools.product(dict.fromkeys(args.backend), dict.fromkeys(args.dtype)))
+    ways = [Way(*pair, train=args.train, device=args.device, threads=args.threads) for pair in pairs]
+    for way in ways:
+        way.check()
+    for name in wanted:
+        having = [way.has(name) for way in ways]
+        # where nobody has it, the check says why
+        ways = [
+            replace(way, **{name: True}) if has or not any(having) else way
+            for way, has in zip(ways, having, strict=True)
+        ]
+    for way in ways:
+        way.check()
     return ways
 
 

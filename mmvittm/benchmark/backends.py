@@ -50,6 +50,10 @@ class Way:
         texts = [text for name, text in said.items() if getattr(self, name)]
         return ', '.join([f'{self.backend} {self.dtype}', *texts])
 
+    def has(self, option: str) -> bool:
+        """Whether ``option``, such as ``'half_weights'``, means something to the backend in this dtype."""
+        return option in BACKENDS[self.backend].options and not (option == 'half_weights' and self.dtype == 'fp32')
+
     def check(self) -> None:
         """Refuse what the backend cannot do, before any work.
 
@@ -64,10 +68,9 @@ class Way:
         backend.check(self.dtype)
         if self.device not in backend.devices:
             raise UserError(f'the backend {self.backend} runs on {" and ".join(backend.devices)}, not on {self.device}')
-        refused = [name for name in ('half_weights', 'channels_last', 'cuda_graph', 'train') if getattr(self, name)]
-        refused = [name for name in refused if name not in backend.options]
-        if refused:
-            raise UserError(f'the backend {self.backend} has no --{refused[0].replace("_", "-")}')
+        for name in ('half_weights', 'channels_last', 'cuda_graph', 'train'):
+            if getattr(self, name) and name not in backend.options:
+                raise UserError(f'the backend {self.backend} has no --{name.replace("_", "-")}')
         if self.half_weights and self.dtype == 'fp32':
             raise UserError('--half-weights casts to a half precision: add --dtype bf16 or fp16')
         if self.cuda_graph and (self.device != 'cuda' or self.train):

@@ -84,7 +84,7 @@ def build_subject(setup: Setup, device: str = 'cpu', train: bool = False) -> Sub
     cfg = load_config(setup.config, setup.cfg_options)
     height, width = setup.shape or input_size(cfg)
     if setup.whole_patches:
-        height, width = (side // patch * patch for side, patch in zip((height, width), patch_sizes(cfg), strict=True))
+        height, width = floor_to_patches(cfg, height, width)
     model = build_model(cfg)
     if setup.checkpoint:
         load_weights(model, setup.checkpoint)
@@ -114,6 +114,18 @@ def patch_sizes(cfg: Config) -> tuple[int, int]:
     pairs = [(1, 1), *((size, size) if isinstance(size, int) else tuple(size) for size in sizes)]
     height, width = (math.lcm(*sides) for sides in zip(*pairs, strict=True))
     return height, width
+
+
+def floor_to_patches(cfg: Config, height: int, width: int) -> tuple[int, int]:
+    """The largest size of whole patches within ``height × width``.
+
+    Raises:
+        UserError: If there is none.
+    """
+    rows, columns = patch_sizes(cfg)
+    if height < rows or width < columns:
+        raise UserError(f'config {cfg.filename} has patches of {rows}×{columns}: {height}×{width} holds none')
+    return height // rows * rows, width // columns * columns
 
 
 def contenders_of(subjects: list[Subject], ways: list[Way]) -> Iterator[Contender]:

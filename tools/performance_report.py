@@ -1,0 +1,134 @@
+"""Measure everything docs/performance.md reports, and write its tables and plots.
+
+Each measurement is a call of tools/fps_benchmark.py in a process of its own; its results are kept in the output folder,
+so that an interrupted run goes on. Under 30 minutes on two quiet cores; nothing else should run meanwhile.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from mmvittm.benchmark.markdown import AGREEMENT, TARGETS, document, pictures
+from mmvittm.errors import UserError
+from mmvittm.utils.cli import run_tool
+from mmvittm.utils.files import atomic_path
+
+VIT, VITTM = 'configs/vit/vit-b16', 'configs/vittm/vittm-b_28-28'
+CLASSIFIERS = [f'{VIT}_in21k-p-pre_16xb128-300e_in1k.py', f'{VITTM}_in21k-p-pre_16xb128-300e_in1k.py']
+SEGMENTER = [f'{VIT}_segmenter_8xb2-160k_ade20k-512x512.py', f'{VITTM}_segmenter_8xb2-160k_ade20k-504x504.py']
+UPERNET = [f'{VIT}_upernet_8xb2-160k_ade20k-512x512.py', f'{VITTM}_upernet_8xb2-160k_ade20k-504x504.py']
+POOLED = 'configs/vittm/vittm-b_28-pooled-18_segmenter_8xb2-160k_ade20k-504x504.py'
+TINY = [
+    'configs/vit/vit-t16_upernet_1xb8-full_blue-marble-256x256.py',
+    'configs/vittm/vittm-t_16-32_upernet_1xb8-full_blue-marble-256x256.py',
+]
+HALF = ['--dtype', 'bf16', '--half-weights']
+BACKBONE = [*SEGMENTER, '--backbone-only']
+# A pass of ViT-B at 2048² takes a minute: few rounds, whose intervals the table shows.
+GROWTH = ['--backbone-only', '--whole-patches', '--sweep', 'shape=512,768,1024,1536,2048', '--warmup', 1]
+
+#: Name -> arguments of tools/fps_benchmark.py. TARGETS refer to the names.
+MEASUREMENTS: dict[str, list] = {
+    'classifier-b1-fp32': [*CLASSIFIERS],
+    'classifier-b1-bf16': [*CLASSIFIERS, *HALF],
+    'classifier-b8-fp32': [*CLASSIFIERS, '--batch-size', 8],
+    'classifier-b8-bf16': [*CLASSIFIERS, '--batch-size', 8, *HALF],
+    'backbone-fp32': [*BACKBONE, '--parts'],
+    'backbone-bf16': [*BACKBONE, '--parts', *HALF],
+    AGREEMENT: [*BACKBONE],
+    'segmenter-backends': [
+        *SEGMENTER, '--backend', 'torch', 'compile', 'openvino', '--dtype', 'fp32', 'bf16', '--half-weights', '--parts'
+    ],
+    'segmenter-onnxruntime': [*SEGMENTER, '--backend', 'torch', 'onnxruntime'],
+    'backbone-openvino': [*BACKBONE, '--backend', 'openvino', '--dtype', 'fp32', 'bf16'],
+    'upernet-fp32': [*UPERNET, '--parts'],
+    'upernet-bf16': [*UPERNET, *HALF],
+    'train-fp32': [*BACKBONE, '--train'],
+    'train-bf16': [*BACKBONE, '--train', '--dtype', 'bf16'],
+    'train-checkpointing': [BACKBONE[1], '--backbone-only', '--train', '--cfg-options', 'model.backbone.with_cp=True'],
+    'train-segmenter': [*SEGMENTER, '--train'],
+    'tiny-fp32': [*TINY],
+    'growth-pooled': [SEGMENTER[1], POOLED, *GROWTH, '--rounds', 6],
+    'growth': [*SEGMENTER, *GROWTH, '--rounds', 2],
+}  # fmt: skip
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/performance'), help='(default: %(default)s)')
+    parser.add_argument('--doc', type=Path, help='what to write the tables into (default: docs/performance.md)')
+    parser.add_argument('--only', nargs='+', metavar='NAME', help=f'measure these again: {", ".join(MEASUREMENTS)}')
+    parser.add_argument('--fresh', action='store_true', help='keep no earlier result')
+    parser.add_argument('--threads', type=int, default=2, help='CPU threads (default: 2)')
+    parser.add_argument('--quick', action='store_true', help='one round each, small sizes: to try the report itself')
+    return parser.parse_args()
+
+
+def check_args(args: argparse.Namespace) -> None:
+    for name in args.only or []:
+        if name not in MEASUREMENTS:
+            raise UserError(f'unknown measurement {name!r}: choose one of {", ".join(MEASUREMENTS)}')
+    if args.quick and not args.doc:
+        args.doc = args.out_dir / 'performance.md'  # such numbers are not to be published
+    args.doc = args.doc or Path('docs/performance.md')
+
+
+def wanted(args: argparse.Namespace) -> Iterator[str]:
+    """The measurements that are still to be made."""
+    for name in MEASUREMENTS:
+        chosen = not args.only or name in args.only
+        if chosen and (args.only or args.fresh or not (args.out_dir / f'{name}.json').is_file()):
+            yield name
+
+
+def measure(name: str, args: argparse.Namespace, console: Console) -> bool:
+    """Run one measurement; whether it went well. What it prints goes to a log beside its results."""
+    words = [str(word) for word in (*MEASUREMENTS[name], '--threads', args.threads)]
+    if args.quick:
+        words = [word.replace('512,768,1024,1536,2048', '504,560') for word in words]
+        words += ['--rounds', '1', '--warmup', '0']
+    command = ['tools/fps_benchmark.py', *words]
+    console.print(f'$ python {shlex.join(command)}', style='dim', soft_wrap=True, highlight=False)
+    start = time.monotonic()
+    with (args.out_dir / f'{name}.log').open('w') as log:
+        output = ['--out', str(args.out_dir / f'{name}.json')]
+        done = subprocess.run([sys.executable, *command, *output], stdout=log, stderr=log, check=False)
+    console.print(f'  {"done" if not done.returncode else "FAILED"} in {time.monotonic() - start:.0f} s: {log.name}')
+    return not done.returncode
+
+
+def main() -> None:
+    args = parse_args()
+    check_args(args)
+    console = Console()
+    names = list(wanted(args))
+    with atomic_path(args.doc) as file:  # opened before the work: an unwritable place is found now
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+        failed = []
+        for index, name in enumerate(names, 1):
+            console.rule(f'{index}/{len(names)} {name}', align='left')
+            if not measure(name, args, console):
+                failed.append(name)
+        reports = {
+            name: json.loads(path.read_text())
+            for name in MEASUREMENTS
+            if (path := args.out_dir / f'{name}.json').is_file()
+        }
+        old = args.doc.read_text() if args.doc.is_file() else None
+        images = args.doc.parent / 'images'
+        images.mkdir(exist_ok=True)
+        file.write_text(document(old, reports, list(pictures(reports, images))))
+    console.print(f'{args.doc} has {len(reports)} of {len(MEASUREMENTS)} measurements and {len(TARGETS)} targets')
+    if failed:
+        raise UserError(f'these measurements failed: {", ".join(failed)}, see the logs in {args.out_dir}')
+
+
+if __name__ == '__main__':
+    run_tool(main)
