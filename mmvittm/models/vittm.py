@@ -119,6 +119,7 @@ class ViTTM(BaseModule):
         UserError: If an argument is unknown or out of range.
     """
 
+    num_extra_tokens = 0  # no class token; mmpretrain's tools ask
     arch_zoo = dict(
         tiny=dict(embed_dims=192, num_layers=12, num_heads=3, feedforward_channels=768),
         small=dict(embed_dims=384, num_layers=12, num_heads=6, feedforward_channels=1536),
