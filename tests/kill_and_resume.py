@@ -1,6 +1,6 @@
 """Kill tiny trainings at random moments, resume them, and compare with one that nobody killed, bit by bit.
 
-    python tests/kill_and_resume.py --kills 24        # some minutes; tests/test_resume.py runs a shorter form
+python tests/kill_and_resume.py --kills 24        # some minutes; tests/test_resume.py runs a shorter form
 """
 
 import argparse
@@ -10,7 +10,20 @@ from itertools import cycle
 from pathlib import Path
 
 from rich.progress import track
-from survival import TASKS, WAYS, Killer, config, differences, fork, journal, logged_losses, make_data, state, train, wait
+from survival import (
+    TASKS,
+    WAYS,
+    Killer,
+    config,
+    differences,
+    fork,
+    journal,
+    logged_losses,
+    make_data,
+    state,
+    train,
+    wait,
+)
 
 from mmvittm.utils.checkpoint import load_checkpoint_file
 

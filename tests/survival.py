@@ -14,12 +14,12 @@ import time
 import traceback
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import mmpretrain.models
 import mmseg.models
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from PIL import Image
 
@@ -30,7 +30,7 @@ from mmvittm.utils.runner import build_runner
 
 ROOT = Path(__file__).parents[1]
 TASKS = ('segmentation', 'classification')
-_ = mmpretrain.models, mmseg.models, is_main_process
+IMPORTED_BEFORE_FORKING = (plt, mmpretrain.models, mmseg.models)
 
 
 def make_data(folder: Path) -> None:
@@ -207,11 +207,14 @@ def logged_losses(work_dir: Path) -> dict[int, set]:
     return losses
 
 
-def train(cfg: Config, resume: bool = False) -> None:
-    """Train in this process, as tools/train.py does."""
+def train(cfg: Config, resume: bool = False, prepare=lambda runner: None) -> None:
+    """Train in this process, as tools/train.py does; ``prepare`` may change the runner before."""
+    # yapf would format the config for every checkpoint, which takes longer than these trainings
+    Config.pretty_text = property(repr)
     cfg.resume = resume
     runner = build_runner(cfg)
     runner.register_hook(dict(type='mmvittm.JournalHook'))
+    prepare(runner)
     runner.train()
 
 
@@ -223,9 +226,9 @@ def fork(work, log: Path) -> int:
         return process
     status = 70
     try:
-        with log.open('a') as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = log.open('a', buffering=1)
+        os.dup2(sys.stdout.fileno(), 1)  # for what pytest does not capture, and for workers
+        os.dup2(sys.stdout.fileno(), 2)
         torch.set_num_threads(1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         work()
@@ -258,10 +261,9 @@ def state(path: Path) -> dict:
         if 'time' not in key
     }
     checkpoint['meta'] = {key: checkpoint['meta'][key] for key in ('epoch', 'iter', 'seed')}
-    for key in ('cfg', 'experiment_name', 'last_ckpt', 'best_ckpt'):
+    for key in ('cfg', 'experiment_name', 'mmengine_version', 'last_ckpt', 'best_ckpt', 'eta'):  # of paths and times
         hub['runtime_info'].pop(key, None)
-    for key in [key for key in hub['resumed_keys'] if 'time' in key or key in ('cfg', 'experiment_name')]:
-        hub['resumed_keys'].pop(key)
+    hub['resumed_keys'] = {key: value for key, value in hub['resumed_keys'].items() if 'time' not in key}
     return dict(_flat(checkpoint, ''))
 
 

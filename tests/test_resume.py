@@ -1,0 +1,197 @@
+"""A killed and resumed training equals one that nobody killed; checkpoints are whole at every moment."""
+
+import random
+import shutil
+import signal
+from itertools import islice
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from kill_and_resume import compare, survive
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from survival import TASKS, config, fork, journal, make_data, state, train, wait
+
+from mmvittm.datasets import SeededDataset, SeededSampler
+from mmvittm.errors import UserError
+from mmvittm.utils.checkpoint import newest_checkpoint
+from mmvittm.utils.config import load_config
+from mmvittm.utils.files import atomic_path, remove_leftovers
+
+ROOT = Path(__file__).parents[1]
+TRAINED = [path for path in sorted((ROOT / 'configs').rglob('v*/**/*.py')) if 'train_cfg' in load_config(path)]
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_killed_in_every_way(task, tmp_path):
+    """At any time, between two file operations, while writing; tests/kill_and_resume.py does it more often."""
+    counts = survive(task, tmp_path, total=12 if task == 'segmentation' else 3, kills=3, seed=1)
+    assert counts['between_file_operations'] + counts['while_writing'] == 2
+
+
+@pytest.fixture(scope='module', params=TASKS)
+def finished(request, tmp_path_factory):
+    """A training of 12 iterations that nobody killed: its task, folder and config."""
+    folder = tmp_path_factory.mktemp(request.param)
+    make_data(folder / 'data')
+    cfg = config(request.param, folder / 'data', folder / 'whole', 12 if request.param == 'segmentation' else 3)
+    assert wait(fork(lambda: train(cfg), folder / 'log')) == 0, (folder / 'log').read_text()
+    return folder, cfg
+
+
+def test_signal_saves_and_exits(finished):
+    """In the middle of an epoch and between two checkpoints; then it goes on with another number of workers."""
+    folder, whole = finished
+    number, status = dict(mmseg=(signal.SIGTERM, 143), mmpretrain=(signal.SIGINT, 130))[whole.default_scope]
+    cfg = Config({**whole, 'work_dir': str(folder / 'stopped')})
+
+    def send(runner):
+        run_iter = runner.train_loop.run_iter
+
+        def run_iter_and_send(*args):
+            if runner.iter == 6:
+                signal.raise_signal(number)
+            run_iter(*args)
+
+        runner.train_loop.run_iter = run_iter_and_send
+
+    log, work_dir = folder / 'log_stopped', Path(cfg.work_dir)
+    assert wait(fork(lambda: train(cfg, prepare=send), log)) == status, log.read_text()
+    assert 'stopped after iteration 7, saved in' in log.read_text()
+    assert (work_dir / 'last_checkpoint').read_text() == str(work_dir / 'interrupted.pth')
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    assert wait(fork(lambda: train(cfg, resume=True), log)) == 0, log.read_text()
+    compare(folder / 'whole', work_dir)
+
+
+def test_resume_far_on_loads_no_earlier_sample(finished):
+    """At iteration 100,000, where everything before would take hours; the samples are those that belong there."""
+    folder, cfg = finished
+    if 'max_iters' not in cfg.train_cfg:
+        pytest.skip('iterations are counted from the beginning in segmentation only')
+    start = 100_000
+    cfg = Config({**cfg, 'work_dir': str(folder / 'far')})
+    cfg.train_cfg.max_iters = start + 2
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    checkpoint = torch.load(folder / 'whole' / 'iter_9.pth', weights_only=False)
+    checkpoint['meta']['iter'] = start
+    Path(cfg.work_dir).mkdir()
+    torch.save(checkpoint, folder / 'far' / f'iter_{start}.pth')
+    loads = folder / 'loads'
+
+    def count(runner):
+        dataset = runner.train_loop.dataloader.dataset
+        prepare_data = dataset.dataset.prepare_data
+
+        def noted(index):
+            with loads.open('a') as file:
+                file.write(f'{index:02}.png\n')
+            return prepare_data(index)
+
+        dataset.dataset.prepare_data = noted
+
+    assert wait(fork(lambda: train(cfg, resume=True, prepare=count), folder / 'log')) == 0
+    assert sorted(journal(folder / 'far')) == [start, start + 1]
+    sampler = SeededSampler(range(16), dict(type='InfiniteSampler'), endless=True, seed=7)
+    expected = [f'{draw.index:02}.png' for draw in islice(sampler, start * 4, start * 4 + 8)]
+    assert loads.read_text().split() == expected
+
+
+def test_sampler_begins_anywhere():
+    for kind, endless in (('InfiniteSampler', True), ('DefaultSampler', True), ('DefaultSampler', False)):
+        sampler = SeededSampler(range(10), dict(type=kind), endless=endless, seed=3)
+        whole = list(islice(sampler, 25))
+        assert len({draw.key for draw in whole}) == len(whole) == (25 if endless else 10)
+        sampler.start = 7
+        assert list(islice(sampler, 18)) == whole[7:]
+
+
+def test_processes_share_the_draws_of_one():
+    def draws(rank, world_size):
+        info = mock.Mock(return_value=(rank, world_size))
+        with (
+            mock.patch('mmvittm.datasets.seeded.get_dist_info', info),
+            mock.patch('mmengine.dataset.sampler.get_dist_info', info),
+        ):
+            sampler = SeededSampler(range(10), dict(type='InfiniteSampler'), endless=True, seed=3)
+            return list(islice(sampler, 20 // world_size))
+
+    alone, first, second = draws(0, 1), draws(0, 2), draws(1, 2)
+    assert [draw for pair in zip(first, second, strict=True) for draw in pair] == alone
+
+
+def test_sample_depends_on_its_place_only(tmp_path):
+    make_data(tmp_path)
+    cfg = config('segmentation', tmp_path, tmp_path, 1)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        dataset = SeededDataset(cfg.train_dataloader.dataset)
+    draws = list(SeededSampler(dataset, dict(type='DefaultSampler'), seed=3))
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)
+    first = [dataset[draw]['inputs'] for draw in draws]
+    again = [dataset[draw]['inputs'] for draw in reversed(draws)]
+    assert all(torch.equal(one, other) for one, other in zip(first, reversed(again), strict=True))
+    same_file = [dataset[draws[0]._replace(key=(3, epoch, 0))]['inputs'] for epoch in range(4)]
+    assert not all(torch.equal(same_file[0], other) for other in same_file), 'every epoch is augmented alike'
+
+
+@pytest.mark.parametrize('path', TRAINED, ids=lambda path: path.stem)
+def test_every_config_survives(path):
+    cfg = load_config(path)
+    assert cfg.train_cfg.type in ('mmvittm.ResumableIterLoop', 'mmvittm.ResumableEpochLoop')
+    assert cfg.default_hooks.checkpoint.type == 'mmvittm.SafeCheckpointHook'
+    assert cfg.default_hooks.checkpoint.max_keep_ckpts >= 2
+    assert {'non_finite', 'stop_on_signal'} <= cfg.default_hooks.keys()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def empty(path):
+    path.write_bytes(b'')
+
+
+@pytest.mark.parametrize('damage', [truncate, flip_a_bit, empty])
+def test_damaged_newest_is_passed_over(finished, damage, tmp_path):
+    folder, _ = finished
+    shutil.copytree(folder / 'whole', tmp_path / 'copy')
+    pointer = tmp_path / 'copy' / 'last_checkpoint'
+    newest = tmp_path / 'copy' / Path(pointer.read_text()).name
+    pointer.write_text(str(newest))
+    assert newest_checkpoint(tmp_path / 'copy') == newest
+    damage(newest)
+    with mock.patch('mmvittm.utils.checkpoint.print_log') as log:
+        before = newest_checkpoint(tmp_path / 'copy')
+    assert f'{newest} is torn or damaged' in log.call_args.args[0]
+    assert before.stem.split('_')[0] == newest.stem.split('_')[0] and before != newest
+    assert state(before)['/meta/iter'] < 12
+    damage(before)
+    with pytest.raises(UserError, match=r'no checkpoint in .* is whole'):
+        newest_checkpoint(tmp_path / 'copy')
+
+
+def test_resume_of_nothing(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    (tmp_path / 'last_checkpoint').write_text('')
+    assert newest_checkpoint(tmp_path) is None
+    (tmp_path / 'best_mIoU_iter_3.pth').touch()
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_leftovers_go_and_nothing_else(tmp_path):
+    for name in ('iter_3.pth', 'last_checkpoint'):
+        with atomic_path(tmp_path / name) as temporary:
+            leftover = temporary.name
+        (tmp_path / leftover).touch()
+    (tmp_path / '.my-notes').touch()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['.my-notes', 'iter_3.pth', 'last_checkpoint']
