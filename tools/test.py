@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', metavar='DIR', help='save the predicted label maps (PNG) and metrics.json there')
+    parser.add_argument('--out', metavar='DIR', help='save metrics.json there, and the label maps (PNG) of a segmentor')
     parser.add_argument('--show-dir', metavar='DIR', help='save images painted with their predictions there')
     parser.add_argument('--tta', action='store_true', help="test with the config's tta_pipeline: scales and flips")
     add_common_arguments(parser)
@@ -28,7 +28,9 @@ def parse_args() -> argparse.Namespace:
 def save_pictures(cfg: Config, folder: str) -> None:
     if 'visualization' not in cfg.get('default_hooks', {}):
         raise UserError('--show-dir needs default_hooks.visualization, which this config does not have')
-    cfg.default_hooks.visualization.draw = True
+    hook = cfg.default_hooks.visualization
+    # the hook of mmpretrain has a switch of its own, and shows every 5,000th image by default
+    hook.update(dict(enable=True, interval=1) if hook.type == 'VisualizationHook' else dict(draw=True))
     cfg.visualizer.save_dir = folder
 
 
@@ -48,7 +50,7 @@ def main() -> None:
         save_pictures(cfg, args.show_dir)
     if args.tta:
         use_tta(cfg)
-    if args.out:
+    if args.out and isinstance(cfg.test_evaluator, dict) and 'IoUMetric' in cfg.test_evaluator.type:
         cfg.test_evaluator.output_dir = args.out
     check_data(cfg, 'test_dataloader')
     runner = build_runner(cfg, args.allow_pickle)

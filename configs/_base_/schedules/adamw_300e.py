@@ -1,6 +1,7 @@
 # What the authors' three recipes share; learning rates, weight decay and the scheduler are each recipe's own. The
 # weights that are evaluated and saved as `state_dict` are the exponential average, of decay 0.999.
 _base_ = '../hooks.py'
+_base_ = '../hooks.py'
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', betas=(0.9, 0.999)),

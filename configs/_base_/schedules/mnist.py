@@ -1,5 +1,6 @@
 # Minutes on two cores: 20 epochs × 4,000 images ÷ 32 = 2,500 steps, evaluated as the average of recent weights.
 _base_ = '../hooks.py'
+_base_ = '../hooks.py'
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05),
@@ -14,8 +15,7 @@ train_cfg = dict(type='mmvittm.ResumableEpochLoop', max_epochs=20, val_interval=
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
-    checkpoint=dict(interval=5, save_best='accuracy/top1'),
-    visualization=dict(type='VisualizationHook'),
+    checkpoint=dict(interval=5, save_best='accuracy/top1'), visualization=dict(type='VisualizationHook')
 )
 custom_hooks = [dict(type='EMAHook', momentum=0.01)]
 auto_scale_lr = dict(enable=False, base_batch_size=32)
