@@ -1,12 +1,15 @@
 """The FPS instrument without its tool: statistics, rounds, what backends compute, ceiling, memory, parts, sweeps."""
 
 import itertools
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from mmvittm.benchmark import markdown
 from mmvittm.benchmark.backends import BACKENDS, Way, training_step
 from mmvittm.benchmark.ceiling import MatrixProducts, product_run
 from mmvittm.benchmark.contender import patch_sizes
@@ -331,3 +334,89 @@ def test_cpu_name_is_read_from_linux(tmp_path):
     (tmp_path / 'cpuinfo').write_text('processor\t: 0\nmodel name\t: Fast CPU: 3 GHz\nmodel name\t: other\n')
     assert cpu_name(tmp_path / 'cpuinfo') == 'Fast CPU: 3 GHz'
     assert cpu_name(tmp_path / 'missing')
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def row(config: str, median: float, ratio: float, **more) -> dict:
+    spread = dict(median=ratio, low=ratio, high=ratio)
+    return dict(
+        config=config,
+        checkpoint=None,
+        random_weights=True,
+        measures='all of it',
+        way='torch fp32',
+        shape=[1, 3, 32, 32],
+        parameters=1e6,
+        macs_per_image=1e9,
+        time_ms=dict(median=median, p10=median, p90=median),
+        precision=0.01,
+        stopped_by='precision',
+        rounds=10,
+        warmup=3,
+        outliers=1,
+        slowest_ms=9.0,
+        fps=1e3 / median,
+        speed_ratio=spread,
+        speed_ratio_same_way=spread,
+        share_of_ceiling=None,
+        peak_memory=None,
+        miou=None,
+        swept=None,
+        **more,
+    )
+
+
+def page_reports(ratio: float) -> dict:
+    machine = dict(
+        gpu=None, cpu='Fast CPU', cores=2, cpu_isa='AVX512', threads=2, versions=dict(torch='2'), date='today'
+    )
+    report = dict(
+        machine=machine,
+        settings=dict(train=False),
+        runs=[dict(ceilings=[dict(dtype='fp32', product=[1, 2, 3], gflops=4.0)])],
+        results=[
+            row('vit.py', 100.0, 1.0, parts_ms=dict(rest=100.0)),
+            row('vittm.py', 100 / ratio, ratio, parts_ms=dict(rest=1.0)),
+        ],
+        growth=[],
+    )
+    return {'backbone-fp32': report, 'backbone-fp32-again': report}
+
+
+@pytest.mark.parametrize(('ratio', 'verdict'), [(2.6, 'yes'), (2.59, '**no**')])
+def test_page_puts_targets_beside_results(ratio, verdict):
+    page = markdown.document(None, page_reports(ratio), [])
+    assert f'| backbone 512² : 504², fp32 | ≥ 2.6 | 2.49 | {ratio:.2f} | {verdict} |' in page
+    assert '| with UperNet, fp32 | ≥ 3.4 | 3.33 | – | – |' in page, 'not measured'
+    assert '| vit | 100.0 ±1.0% | 100.0 ±1.0% | +0.0% |' in page
+    assert 'Fast CPU, 2 cores' in page
+
+
+def test_page_keeps_what_is_written_by_hand():
+    first = markdown.document('# Ours\n\nBefore.\n', page_reports(2.0), [])
+    page = markdown.document(first + '\nAfter.\n', page_reports(3.0), [])
+    assert page.startswith('# Ours\n\nBefore.\n')
+    assert page.endswith(f'{markdown.END}\n\nAfter.\n')
+    assert page.count(markdown.BEGIN) == 1
+    assert '3.00' in page
+    assert '2.00' not in page
+
+
+def test_targets_name_measurements_of_the_report():
+    measurements = runpy.run_path(str(Path(__file__).parents[1] / 'tools' / 'performance_report.py'))['MEASUREMENTS']
+    asked = set()
+
+    class Reports(dict):
+        def __missing__(self, name):
+            asked.add(name)
+            raise KeyError(name)
+
+    for target in markdown.TARGETS:
+        target.line(Reports())
+    assert asked <= measurements.keys()
+    assert markdown.AGREEMENT in measurements
+    for arguments in measurements.values():
+        for config in (word for word in arguments if str(word).startswith('configs/')):
+            assert (Path(__file__).parents[1] / config).is_file()
