@@ -1,11 +1,12 @@
 """Processes that work on one model: starting them where there is no GPU, and saying it when one is lost."""
 
+import os
 import re
 from unittest import mock
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_dist_info, init_dist, is_distributed
+from mmengine.dist import init_dist, is_distributed
 
 
 def fit_to_cpu(cfg: Config) -> None:
@@ -27,8 +28,8 @@ def join_processes(cfg: Config) -> None:
 
 
 _LOST = re.compile(
-    r'connection (?:closed|reset) by peer|broken pipe|connection refused|timed out|timeout|waiting for clients'
-    r'|failed to (?:recv|send)|ncclRemoteError|ncclSystemError|remote process exited',
+    r'connection (?:closed|reset|refused)|broken pipe|timed out waiting|wait timeout|waiting for clients'
+    r'|ncclRemoteError|ncclSystemError|remote process exited',
     re.IGNORECASE,
 )
 
@@ -38,11 +39,11 @@ def lost_process(error: RuntimeError) -> str | None:
 
     gloo, nccl and the store raise plain ``RuntimeError`` in some versions, so the words tell.
     """
-    rank, world_size = get_dist_info()
-    if world_size == 1 or not _LOST.search(str(error)):
+    if 'RANK' not in os.environ or not _LOST.search(str(error)):
         return None
-    reason = ' '.join(str(error).split()[:40])
+    reason = re.sub(r'^\[\S+\] ', '', ' '.join(str(error).split()).partition('. ')[0])  # without gloo's source line
     return (
-        f'rank {rank} of {world_size} lost another process of this run, which was killed, failed or did not answer '
-        f'within dist_cfg.timeout: its own log tells why; start all of them again with --resume ({reason})'
+        f'rank {os.environ["RANK"]} of {os.environ["WORLD_SIZE"]} lost another process of this run, which was killed, '
+        'failed or did not answer within dist_cfg.timeout: its own log tells why; start all of them again with '
+        f'--resume ({reason})'
     )
