@@ -29,10 +29,12 @@ TINY = [
     'configs/vit/vit-t16_upernet_1xb8-full_blue-marble-256x256.py',
     'configs/vittm/vittm-t_16-32_upernet_1xb8-full_blue-marble-256x256.py',
 ]
+MAX_TIME = 40  # seconds of rounds, so that all of it stays under half an hour
 HALF = ['--dtype', 'bf16', '--half-weights']
 BACKBONE = [*SEGMENTER, '--backbone-only']
-# A pass of ViT-B at 2048² takes a minute: few rounds, whose intervals the table shows.
-GROWTH = ['--backbone-only', '--whole-patches', '--sweep', 'shape=512,768,1024,1536,2048', '--warmup', 1]
+# A pass of ViT-B at 2048² takes one to two minutes, so it stops at 1536²; few rounds, whose intervals the table shows.
+GROWTH = ['--backbone-only', '--whole-patches', '--warmup', 1, '--max-time', 120]
+SIZES = 'shape=512,768,1024,1536'
 
 #: Name -> arguments of tools/fps_benchmark.py. TARGETS refer to the names.
 MEASUREMENTS: dict[str, list] = {
@@ -55,8 +57,8 @@ MEASUREMENTS: dict[str, list] = {
     'train-checkpointing': [BACKBONE[1], '--backbone-only', '--train', '--cfg-options', 'model.backbone.with_cp=True'],
     'train-segmenter': [*SEGMENTER, '--train'],
     'tiny-fp32': [*TINY],
-    'growth-pooled': [SEGMENTER[1], POOLED, *GROWTH, '--rounds', 6],
-    'growth': [*SEGMENTER, *GROWTH, '--rounds', 2],
+    'growth-pooled': [SEGMENTER[1], POOLED, *GROWTH, '--rounds', 4, '--sweep', f'{SIZES},2048'],
+    'growth': [*SEGMENTER, *GROWTH, '--rounds', 2, '--sweep', SIZES],
 }  # fmt: skip
 
 
@@ -91,8 +93,10 @@ def wanted(args: argparse.Namespace) -> Iterator[str]:
 def measure(name: str, args: argparse.Namespace, console: Console) -> bool:
     """Run one measurement; whether it went well. What it prints goes to a log beside its results."""
     words = [str(word) for word in (*MEASUREMENTS[name], '--threads', args.threads)]
+    if '--max-time' not in words:
+        words += ['--max-time', str(MAX_TIME)]
     if args.quick:
-        words = [word.replace('512,768,1024,1536,2048', '504,560') for word in words]
+        words = ['shape=504,560' if word.startswith('shape=') else word for word in words]
         words += ['--rounds', '1', '--warmup', '0']
     command = ['tools/fps_benchmark.py', *words]
     console.print(f'$ python {shlex.join(command)}', style='dim', soft_wrap=True, highlight=False)

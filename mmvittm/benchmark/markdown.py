@@ -82,8 +82,13 @@ TARGETS = (
     Target('with Segmenter, bf16 half weights', speed_ratio('segmenter-backends', _HALF), '≥', 2.3),
     Target('with UperNet, fp32', speed_ratio('upernet-fp32'), '≥', 3.4, '3.33'),
     Target('with UperNet, bf16 half weights', speed_ratio('upernet-bf16'), '≥', 3.0),
-    Target('growth of ViTTM-B 28/28 above that of its multiply-adds', growth_of('growth', 1, 'macs'), '≤', 0.0),
-    Target('growth with 18×18 pooled process tokens', growth_of('growth-pooled', 1), '<', 1.05),
+    Target(
+        'exponent of growth to 2048² of ViTTM-B 28/28, above that of its multiply-adds',
+        growth_of('growth-pooled', 0, 'macs'),
+        '≤',
+        0.0,
+    ),
+    Target('exponent of growth to 2048² with 18×18 pooled process tokens', growth_of('growth-pooled', 1), '<', 1.05),
     Target('training step of the backbone, time, fp32', speed_ratio('train-fp32'), '≥', 2.8, '2.83'),
     Target('training step of the backbone, peak memory, ViTTM-B : ViT-B', memory_ratio('train-fp32'), '≤', 0.5),
     Target(
@@ -164,10 +169,11 @@ def agreement(reports: Reports) -> Iterator[str]:
 def pictures(reports: Reports, folder: Path) -> Iterator[Path]:
     """Draw the plots that there are numbers for."""
     if 'growth' in reports:
-        pooled = reports.get('growth-pooled', dict(results=[], growth=[]))
-        drawn = {own['config'] for own in reports['growth']['growth']}
-        rows = reports['growth']['results'] + [row for row in pooled['results'] if row['config'] not in drawn]
-        growths = reports['growth']['growth'] + [own for own in pooled['growth'] if own['config'] not in drawn]
+        # ViTTM-B 28/28 is in both; its sizes go further here
+        longer = reports.get('growth-pooled', dict(results=[], growth=[]))
+        drawn = {own['config'] for own in longer['growth']}
+        rows = longer['results'] + [row for row in reports['growth']['results'] if row['config'] not in drawn]
+        growths = longer['growth'] + [own for own in reports['growth']['growth'] if own['config'] not in drawn]
         save(folder / 'latency.png', lambda axes: sweep_plot(rows, growths, axes))
         yield folder / 'latency.png'
     for name in ('segmenter-backends', 'upernet-fp32'):
