@@ -117,7 +117,6 @@ def load_model(cfg: Config, checkpoint: Path | None) -> tuple[nn.Module, dict]:
     model = build_model(cfg)
     model.eval()
     if checkpoint is None:
-        model.init_weights()
         return model, {}
     stored = load_checkpoint_file(checkpoint)
     if problem := describe_mismatch(model, weights_of(stored)):
@@ -138,10 +137,16 @@ def num_classes(model: nn.Module, task: Task) -> int:
     return head.num_classes
 
 
-def run_exported(model: nn.Module, session: Session) -> None:
-    """Let ``session`` compute all of ``model`` up to its logits; preprocessing and metrics stay the model's own."""
+def run_exported(model: nn.Module, session: Session, card: ModelCard) -> None:
+    """Let ``session`` compute all of ``model`` up to its logits; preprocessing and metrics stay the model's own.
+
+    The model raises a :class:`UserError` on images of another size than the session's.
+    """
 
     def extract_feat(inputs: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        if tuple(inputs.shape[2:]) != card.shape:
+            needed, given = ('×'.join(map(str, size)) for size in (card.shape, inputs.shape[2:]))
+            raise UserError(f'the exported model takes images of {needed} and got {given}: export it for that size')
         return torch.from_numpy(session(inputs.numpy())[0])
 
     model.extract_feat = extract_feat

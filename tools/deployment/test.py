@@ -6,12 +6,9 @@ Preprocessing, metrics and data set are the config's; the exported file computes
 import argparse
 from pathlib import Path
 
-from mmengine.runner import Runner
-
 from mmvittm.deploy import format_of
 from mmvittm.deploy.card import ModelCard
 from mmvittm.deploy.predict import run_exported
-from mmvittm.errors import UserError
 from mmvittm.utils.cli import run_tool
 from mmvittm.utils.data import check_data
 from mmvittm.utils.runner import add_common_arguments, build_runner, config_from
@@ -34,21 +31,8 @@ def main() -> None:
     check_data(cfg, 'test_dataloader')
     # the metrics of single streams: an exported classifier hands out the prediction that counts
     cfg.test_evaluator = _without_streams(cfg.test_evaluator)
-    runner: Runner = build_runner(cfg)
-    preprocess = runner.model.data_preprocessor.forward
-
-    def checked(data: dict, training: bool = False) -> dict:
-        inputs = (out := preprocess(data, training))['inputs']
-        if tuple(inputs.shape[2:]) != card.shape:
-            raise UserError(
-                '{} takes images of {}×{} and the test pipeline gives {}×{}: export it for that shape'.format(
-                    args.exported, *card.shape, *inputs.shape[2:]
-                )
-            )
-        return out
-
-    runner.model.data_preprocessor.forward = checked
-    run_exported(runner.model, session)
+    runner = build_runner(cfg)
+    run_exported(runner.model, session, card)
     runner.test()
 
 
