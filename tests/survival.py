@@ -76,7 +76,7 @@ def config(task: str, data: Path, work_dir: Path, total: int, **options) -> Conf
             optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-2), clip_grad=dict(max_norm=1.0)),
             param_scheduler=[
                 dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=6),
-                dict(type='CosineAnnealingLR', by_epoch=False, begin=6, T_max=40),
+                dict(type='CosineAnnealingLR', by_epoch=False, begin=6, T_max=40, end=1000),
             ],
             custom_hooks=[dict(type='EMAHook', momentum=0.1)],
             default_hooks=dict(logger=dict(interval=2)),
@@ -237,7 +237,9 @@ def fork(work, log: Path) -> int:
         print('error:', error, file=sys.stderr)
         status = 1
     except SystemExit as error:
-        status = error.code
+        status = error.code if isinstance(error.code, int) else 1
+        if status == 1:
+            print(error.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -261,7 +263,8 @@ def state(path: Path) -> dict:
         if 'time' not in key
     }
     checkpoint['meta'] = {key: checkpoint['meta'][key] for key in ('epoch', 'iter', 'seed')}
-    for key in ('cfg', 'experiment_name', 'mmengine_version', 'last_ckpt', 'best_ckpt', 'eta'):  # of paths and times
+    # names of paths and times, and of where the loop is, which meta tells
+    for key in ('cfg', 'experiment_name', 'mmengine_version', 'last_ckpt', 'best_ckpt', 'eta', 'epoch', 'iter'):
         hub['runtime_info'].pop(key, None)
     hub['resumed_keys'] = {key: value for key, value in hub['resumed_keys'].items() if 'time' not in key}
     return dict(_flat(checkpoint, ''))

@@ -4,6 +4,7 @@ A resumed run goes on at any place without replaying what came before, and the n
 nothing: sample *p* of an epoch is the same image, cropped and flipped alike.
 """
 
+import logging
 import random
 from collections.abc import Iterator
 from itertools import chain, count, islice
@@ -137,7 +138,7 @@ class SeededDataset(Dataset):
             ) from error
         if is_new:
             message = f'{problem}; another sample takes its place ({found} of at most {self.max_corrupt_files})'
-            print_log(message, logger='current', level='WARNING')
+            print_log(message, logger='current', level=logging.WARNING)
 
 
 def _unreadable_file(sample: dict) -> str | None:

@@ -64,7 +64,7 @@ class NonFiniteHook(Hook):
         batch = f'the loss or its gradient is not finite in iteration {runner.iter + 1}'
         if self.in_a_row >= self.patience:
             raise UserError(
-                f'{batch}, the {self.in_a_row}th in a row: look at these files, or at the learning rate: '
+                f'{batch}, number {self.in_a_row} in a row: look at these files, or at the learning rate: '
                 f'{", ".join(dict.fromkeys(self.files))}'
             )
         runner.logger.warning(f'{batch}: passed over ({self.in_a_row} in a row), files: {", ".join(here)}')

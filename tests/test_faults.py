@@ -1,0 +1,168 @@
+"""What goes wrong on real machines ends with a clear sentence and without loss."""
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import DefaultScope
+from survival import config, fork, journal, make_data, train, wait
+
+from mmvittm.datasets import SeededDataset, SeededSampler
+from mmvittm.errors import UserError
+from mmvittm.utils.checkpoint import load_checkpoint_file
+from mmvittm.utils.files import require_writable
+
+
+def run(cfg, folder, resume=False, prepare=lambda runner: None):
+    """Train in a fork: its exit status and what it wrote."""
+    log = folder / 'log'
+    log.unlink(missing_ok=True)
+    status = wait(fork(lambda: train(cfg, resume, prepare), log))
+    return status, log.read_text()
+
+
+@pytest.fixture
+def data(tmp_path):
+    make_data(tmp_path / 'data')
+    return tmp_path / 'data'
+
+
+def in_process(cfg):
+    """A copy that loads in the training process, which is faster for a few images."""
+    cfg = Config(cfg.to_dict())
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    return cfg
+
+
+def test_full_disk(data, tmp_path):
+    """Files may not grow beyond a limit, which writing reports as a full disk does."""
+    cfg = in_process(config('segmentation', data, tmp_path / 'run', 3))
+    status, log = run(cfg, tmp_path)
+    assert status == 0, log
+    before = {path: path.read_bytes() for path in (tmp_path / 'run').glob('*.pth')}
+    size = (tmp_path / 'run' / 'iter_3.pth').stat().st_size
+    cfg.train_cfg.max_iters = 9
+
+    def limit(runner):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1000, size - 1000))
+
+    status, log = run(cfg, tmp_path, resume=True, prepare=limit)
+    assert status == 1, log
+    sentence = log.splitlines()[-1]
+    assert 'the checkpoint cannot be written to' in sentence and 'File too large' in sentence
+    after = {path: path.read_bytes() for path in (tmp_path / 'run').glob('*.pth')}
+    assert after == before
+    assert Path((tmp_path / 'run' / 'last_checkpoint').read_text()).name == 'iter_3.pth'
+    assert not list((tmp_path / 'run').glob('.*')), 'half a checkpoint is left'
+
+
+@pytest.mark.parametrize('folder', ['/proc/nowhere', '{tmp}/file', '{tmp}/file/folder'])
+def test_unwritable_work_dir(folder, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match=r'cannot write to .*choose a folder you can write to'):
+        require_writable(folder.format(tmp=tmp_path))
+
+
+def test_unwritable_work_dir_is_found_before_training(data, tmp_path):
+    status, log = run(config('segmentation', data, Path('/proc/nowhere'), 3), tmp_path)
+    assert status == 1 and log.splitlines()[-1].startswith('error: cannot write to /proc/nowhere'), log
+
+
+BROKEN = dict(
+    cut_image=('image', 'images/03.png', lambda path: path.write_bytes(path.read_bytes()[:100])),
+    empty_image=('image', 'images/03.png', lambda path: path.write_bytes(b'')),
+    missing_image=('image', 'images/03.png', lambda path: path.unlink()),
+    text_label=('label map', 'labels/03.png', lambda path: path.write_text('not an image')),
+    cut_label=('label map', 'labels/03.png', lambda path: path.write_bytes(path.read_bytes()[:60])),
+)
+
+
+def broken_dataset(data, path, break_file, limit):
+    cfg = config('segmentation', data, data, 1)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        dataset = SeededDataset(cfg.train_dataloader.dataset, max_corrupt_files=limit)
+        len(dataset)
+    break_file(data / path)
+    return dataset, list(SeededSampler(dataset, dict(type='DefaultSampler'), seed=3))
+
+
+@pytest.mark.parametrize('kind, path, break_file', BROKEN.values(), ids=BROKEN)
+def test_corrupt_file_is_named(data, kind, path, break_file):
+    dataset, draws = broken_dataset(data, path, break_file, 0)
+    with pytest.raises(UserError, match=rf'{kind} {data / path} cannot be read .*max_corrupt_files, now 0'):
+        [dataset[draw] for draw in draws]
+
+
+def test_corrupt_files_are_replaced_up_to_a_limit(data):
+    dataset, draws = broken_dataset(data, 'images/03.png', lambda path: path.write_bytes(b''), 1)
+    first, again = ([dataset[draw] for draw in draws] for _ in range(2))
+    assert int(dataset.corrupt.sum()) == 1
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one['inputs'], other['inputs']), 'the replacement depends on more than the place'
+    assert '03.png' not in {Path(sample['data_samples'].img_path).name for sample in first}
+    (data / 'labels' / '07.png').write_bytes(b'')
+    with pytest.raises(UserError, match=r'07\.png cannot be read'):
+        [dataset[draw] for draw in draws]
+
+
+def test_a_bug_is_not_taken_for_a_corrupt_file(data):
+    dataset, draws = broken_dataset(data, 'images/03.png', lambda path: None, 5)
+    dataset.dataset.pipeline.transforms.insert(1, lambda results: results['no such key'])
+    with pytest.raises(KeyError, match='no such key'):
+        dataset[draws[0]]
+
+
+def test_training_goes_on_with_a_corrupt_file(data, tmp_path):
+    (data / 'images' / '03.png').write_bytes(b'')
+    cfg = config('segmentation', data, tmp_path / 'run', 4, train_cfg__max_corrupt_files=1, train_cfg__val_begin=99)
+    status, log = run(cfg, tmp_path)
+    assert status == 0, log
+    assert '03.png cannot be read' in log and 'another sample takes its place (1 of at most 1)' in log
+    cfg.train_cfg.max_corrupt_files = 0
+    status, log = run(cfg, tmp_path)
+    assert status == 1 and f'image {data}/images/03.png cannot be read' in log.splitlines()[-1], log
+
+
+class PoisonHook(Hook):
+    """Makes the images of some iterations NaN, and notes the weights before and after."""
+
+    priority = 'HIGHEST'
+
+    def __init__(self, iterations, notes):
+        self.iterations = iterations
+        self.notes = notes
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter in self.iterations:
+            data_batch['inputs'][0] = data_batch['inputs'][0] * torch.tensor(float('nan'))
+            torch.save(runner.model.state_dict(), self.notes / f'before_{runner.iter}.pth')
+        elif runner.iter - 1 in self.iterations:
+            torch.save(runner.model.state_dict(), self.notes / f'after_{runner.iter - 1}.pth')
+
+
+def test_nan_leaves_no_trace(data, tmp_path):
+    cfg = in_process(config('segmentation', data, tmp_path / 'run', 6))
+    status, log = run(cfg, tmp_path, prepare=lambda runner: runner.register_hook(PoisonHook([1, 4], tmp_path)))
+    assert status == 0, log
+    for iteration in (1, 4):
+        before, after = (torch.load(tmp_path / f'{when}_{iteration}.pth') for when in ('before', 'after'))
+        assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+        assert f'not finite in iteration {iteration + 1}: passed over (1 in a row)' in log
+    weights = load_checkpoint_file(tmp_path / 'run' / 'iter_6.pth')
+    for part in ('state_dict', 'ema_state_dict'):
+        assert all(value.isfinite().all() for value in weights[part].values())
+    assert not np.isfinite(float.fromhex(next(iter(journal(tmp_path / 'run')[1])).split('"')[-2]))
+
+
+def test_nan_in_a_row_stops_and_names_the_files(data, tmp_path):
+    cfg = in_process(config('segmentation', data, tmp_path / 'run', 9, default_hooks__non_finite__patience=3))
+    status, log = run(cfg, tmp_path, prepare=lambda runner: runner.register_hook(PoisonHook([1, 3, 4, 5], tmp_path)))
+    assert status == 1, log
+    sentence = log.splitlines()[-1]
+    assert 'not finite in iteration 6, number 3 in a row' in sentence
+    assert sentence.count('.png') >= 4 and str(data) in sentence
+    assert Path((tmp_path / 'run' / 'last_checkpoint').read_text()).name == 'iter_3.pth'

@@ -1,0 +1,132 @@
+"""A checkpoint that runs code when unpickled does not run in any tool, on any way in; and --allow-pickle lets it."""
+
+import pickle
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+from survival import config, fork, make_data, wait
+
+from mmvittm.errors import UserError
+from mmvittm.utils.checkpoint import load_checkpoint_file, use_safe_loading
+
+ROOT = Path(__file__).parents[1]
+
+
+class Malicious:
+    """Unpickled, it creates a file, and is then a dict of weights."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return eval, (f'open({str(self.trace)!r}, "w").close() or {{"state_dict": {{}}, "meta": {{}}}}',)
+
+
+@pytest.fixture
+def attack(tmp_path):
+    """A config, a malicious checkpoint for it, and the file that is there once it has run."""
+    make_data(tmp_path / 'data')
+    cfg = config('segmentation', tmp_path / 'data', tmp_path / 'run', 3)
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.test_dataloader, cfg.test_evaluator, cfg.test_cfg = cfg.val_dataloader, cfg.val_evaluator, dict()
+    cfg.dump(tmp_path / 'config.py')
+    trace = tmp_path / 'ran'
+    torch.save(Malicious(trace), tmp_path / 'malicious.pth')
+    return tmp_path / 'config.py', tmp_path / 'malicious.pth', trace
+
+
+def run(folder, tool, *args):
+    """Run a tool in a fork: its exit status and output."""
+
+    def work():
+        sys.argv = [tool, *map(str, args)]
+        sys.path.insert(0, str((ROOT / 'tools' / tool).parent))
+        runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
+
+    log = folder / 'log'
+    return wait(fork(work, log)), log.read_text()
+
+
+WAYS = {
+    'resume': ('train.py', '{config}', '--resume', '{checkpoint}'),
+    'load_from': ('train.py', '{config}', '--cfg-options', 'load_from={checkpoint}'),
+    'init_cfg': (
+        'train.py',
+        '{config}',
+        '--cfg-options',
+        'model.backbone.init_cfg.type=Pretrained',
+        'model.backbone.init_cfg.checkpoint={checkpoint}',
+    ),
+    'test': ('test.py', '{config}', '{checkpoint}'),
+    'from_authors': ('model_converters/vittm_to_mmvittm.py', '{checkpoint}', '{folder}/out.pth'),
+    'to_authors': ('model_converters/mmvittm_to_vittm.py', '{checkpoint}', '{folder}/out.pth'),
+    'from_vit': ('model_converters/vit_to_mmvittm.py', '{checkpoint}', '{folder}/out.pth'),
+    'speed': ('fps_benchmark.py', '{config}', '--checkpoint', '{checkpoint}'),
+    'pictures': ('image_demo.py', '{folder}/data/images/00.png', '{config}', '{checkpoint}'),
+    'export': ('deployment/export.py', '{config}', '{checkpoint}'),
+}
+
+
+def fill(way, attack):
+    path, checkpoint, _ = attack
+    return [word.format(config=path, checkpoint=checkpoint, folder=path.parent) for word in WAYS[way]]
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_code_is_refused(attack, way):
+    path, checkpoint, trace = attack
+    status, log = run(path.parent, *fill(way, attack))
+    assert status == 1, log
+    assert f'checkpoint {checkpoint} is not a plain weights file' in log
+    assert not trace.exists(), 'the code ran'
+
+
+def test_allow_pickle(attack):
+    path, _, trace = attack
+    run(path.parent, *fill('load_from', attack), '--allow-pickle')
+    assert trace.exists()
+
+
+@pytest.fixture
+def own_loaders():
+    """Leaves mmengine's loaders as they were."""
+    before = dict(CheckpointLoader._schemes)
+    yield
+    CheckpointLoader._schemes = before
+
+
+def test_downloads_are_not_unpickled(own_loaders, tmp_path, monkeypatch):
+    torch.save(Malicious(tmp_path / 'ran'), tmp_path / 'malicious.pth')
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'cache'))
+    monkeypatch.setattr(
+        torch.hub, 'download_url_to_file', lambda url, path: Path(path).write_bytes((tmp_path / url[-13:]).read_bytes())
+    )
+    use_safe_loading()
+    with pytest.raises(UserError, match='is not a plain weights file'):
+        CheckpointLoader.load_checkpoint('https://example.org/malicious.pth')
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('scheme', ['open-mmlab', 'torchvision', 'modelzoo', 'mmcls', 'pavi', 's3'])
+def test_other_places_are_refused(own_loaders, scheme):
+    use_safe_loading()
+    with pytest.raises(UserError, match=f'{scheme}://x/y is not loaded.*download it and give its path'):
+        CheckpointLoader.load_checkpoint(f'{scheme}://x/y')
+
+
+def test_config_in_a_checkpoint_is_not_run(own_loaders, tmp_path):
+    """mmengine's Runner.resume runs ``meta['config']``, a string, which any reader of weights lets through."""
+    torch.save(dict(state_dict={}, meta=dict(config='raise SystemExit', epoch=0)), tmp_path / 'a.pth')
+    use_safe_loading()
+    assert CheckpointLoader.load_checkpoint(str(tmp_path / 'a.pth'))['meta'] == dict(epoch=0)
+
+
+def test_plain_pickle_is_refused(tmp_path):
+    (tmp_path / 'a.pth').write_bytes(pickle.dumps(Malicious(tmp_path / 'ran')))
+    with pytest.raises(UserError):
+        load_checkpoint_file(tmp_path / 'a.pth')
+    assert not (tmp_path / 'ran').exists()
