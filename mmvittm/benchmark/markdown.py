@@ -176,7 +176,7 @@ def pictures(reports: Reports, folder: Path) -> Iterator[Path]:
         growths = longer['growth'] + [own for own in reports['growth']['growth'] if own['config'] not in drawn]
         save(folder / 'latency.png', lambda axes: sweep_plot(rows, growths, axes))
         yield folder / 'latency.png'
-    for name in ('segmenter-backends', 'upernet-fp32'):
+    for name in ('segmenter-backends', 'segmenter-compile', 'upernet-fp32'):
         if name in reports:
             path = folder / f'ratios_{name}.png'
             save(path, lambda axes, name=name: ratio_bars(reports[name]['results'], axes))
