@@ -67,7 +67,17 @@ WAYS = {
     'from_vit': ('model_converters/vit_to_mmvittm.py', '{checkpoint}', '{folder}/out.pth'),
     'speed': ('fps_benchmark.py', '{config}', '--checkpoint', '{checkpoint}'),
     'pictures': ('image_demo.py', '{folder}/data/images/00.png', '{config}', '{checkpoint}'),
-    'export': ('deployment/export.py', '{config}', '{checkpoint}'),
+    'export': (
+        'deployment/export.py',
+        '{config}',
+        '{checkpoint}',
+        '--format',
+        'onnx',
+        '--shape',
+        '32',
+        '--out',
+        '{folder}/out',
+    ),
 }
 
 
