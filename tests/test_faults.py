@@ -124,7 +124,7 @@ def test_training_goes_on_with_a_corrupt_file(data, tmp_path):
     assert '03.png cannot be read' in log and 'another sample takes its place (1 of at most 1)' in log
     cfg.train_cfg.max_corrupt_files = 0
     status, log = run(cfg, tmp_path)
-    assert status == 1 and f'image {data}/images/03.png cannot be read' in log.splitlines()[-1], log
+    assert status == 1 and f'UserError: image {data}/images/03.png cannot be read' in log, log
 
 
 class PoisonHook(Hook):
