@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.utils import digit_version
 from torch import nn
 
 from mmvittm.benchmark import markdown
@@ -143,6 +144,8 @@ def small_network() -> nn.Module:
 def test_backends_compute_the_network(way, tolerance):
     for package in BACKENDS[way.backend].packages:
         pytest.importorskip(package)
+    if way.backend == 'compile' and digit_version(torch.__version__) < digit_version('2.6'):
+        pytest.skip('compiling takes minutes with older torch')
     network, images = small_network(), torch.randn(2, 3, 16, 16)
     expected = network(images)
     way.check()

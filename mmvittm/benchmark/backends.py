@@ -65,12 +65,12 @@ class Way:
             if name not in known:
                 raise UserError(f'unknown {what} {name!r}: choose one of {", ".join(known)}')
         backend = BACKENDS[self.backend]
-        backend.check(self.dtype)
         if self.device not in backend.devices:
             raise UserError(f'the backend {self.backend} runs on {" and ".join(backend.devices)}, not on {self.device}')
         for name in ('half_weights', 'channels_last', 'cuda_graph', 'train'):
             if getattr(self, name) and name not in backend.options:
                 raise UserError(f'the backend {self.backend} has no --{name.replace("_", "-")}')
+        backend.check(self.dtype)
         if self.half_weights and self.dtype == 'fp32':
             raise UserError('--half-weights casts to a half precision: add --dtype bf16 or fp16')
         if self.cuda_graph and (self.device != 'cuda' or self.train):
