@@ -22,7 +22,18 @@ from mmvittm.models.build import build_part
 from mmvittm.models.token_embeds import LearnedTokens, PooledTokens
 
 ATTENTION_HEADS = HEADS[:4]
-HALF = (torch.bfloat16, torch.float16)
+
+
+def cpu_runs_fp16():
+    try:
+        with torch.autocast('cpu', torch.float16):
+            return True
+    except RuntimeError:  # before torch 2.3, which also lacks most operators
+        return False
+
+
+FP16 = pytest.mark.skipif(not cpu_runs_fp16(), reason='this torch runs fp16 on GPUs only')
+HALF = (torch.bfloat16, pytest.param(torch.float16, marks=FP16))
 
 
 def build_head(name, source_tokens=9, query_tokens=4, embed_dims=16, **options):

@@ -29,8 +29,8 @@ def save_pictures(cfg: Config, folder: str) -> None:
     if 'visualization' not in cfg.get('default_hooks', {}):
         raise UserError('--show-dir needs default_hooks.visualization, which this config does not have')
     hook = cfg.default_hooks.visualization
-    # the hook of mmpretrain has a switch of its own, and shows every 5,000th image by default
-    hook.update(dict(enable=True, interval=1) if hook.type == 'VisualizationHook' else dict(draw=True))
+    hook.interval = 1  # by default every 50th image in mmseg's, every 5,000th in mmpretrain's
+    hook['enable' if hook.type == 'VisualizationHook' else 'draw'] = True
     cfg.visualizer.save_dir = folder
 
 
