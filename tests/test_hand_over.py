@@ -46,7 +46,7 @@ def pretrained(run_tool, mnist, tmp_path_factory):
     config = folder / 'config.py'
     config.write_text(
         f"""
-_base_ = {str(ROOT / 'configs/vittm/vittm-t_7-14_1xb32-20e_mnist.py')!r}
+_base_ = {str(ROOT / 'configs/vittm/vittm-t_7-14_1xb32-30e_mnist.py')!r}
 model = dict(backbone={TINY.format(more='')}, head=dict(in_channels=16))
 train_cfg = dict(max_epochs=1, val_interval=1)
 default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))"""
