@@ -19,7 +19,7 @@ from mmvittm.deploy.pictures import IMAGE_SUFFIXES, read_image
 from mmvittm.deploy.predict import Predictor, predictor
 from mmvittm.errors import UserError
 from mmvittm.utils.cli import run_tool
-from mmvittm.utils.files import atomic_path, make_folder
+from mmvittm.utils.files import atomic_path, require_writable
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 FONT_SIZE = 14
@@ -139,7 +139,7 @@ def main() -> None:
     args = parse_args()
     todo = jobs(args.source, args.out)
     model = predictor(args.model, args.checkpoint)
-    make_folder(args.out)
+    require_writable(args.out)
     failed = []
     console = Console(stderr=True)
     with Progress(console=console) as progress:

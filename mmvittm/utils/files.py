@@ -102,18 +102,6 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise UserError(f'Cannot write {path}: {error.strerror or error}.') from error
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder to write files to, if it is not there.
-
-    Raises:
-        UserError: If that is not possible.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'cannot write to {path}: {error.strerror}, choose a folder you can write to') from error
-
-
 def replace_folder(built: Path, out: Path, old: Path) -> None:
     """Move the folder ``built`` to ``out``, and what was there to ``old``; on failure it is moved back."""
     if out.exists():

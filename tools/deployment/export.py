@@ -26,7 +26,7 @@ from mmvittm.deploy.verify import TOLERANCES, verify
 from mmvittm.errors import UserError
 from mmvittm.utils.cli import run_tool
 from mmvittm.utils.config import load_config
-from mmvittm.utils.files import make_folder
+from mmvittm.utils.files import require_writable
 
 RANDOM = 'none'
 
@@ -124,7 +124,7 @@ def main() -> None:
 
 def staging_folder(out: Path) -> tempfile.TemporaryDirectory:
     """A folder beside the files to write, removed in the end."""
-    make_folder(out)
+    require_writable(out)
     try:
         return tempfile.TemporaryDirectory(prefix='.export-', dir=out)
     except OSError as error:
