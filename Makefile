@@ -7,7 +7,7 @@ UPSTREAM := .venv-upstream
 PYTEST_ENV := OMP_NUM_THREADS=1
 PYTEST_ARGS := --numprocesses 2 --dist loadfile --durations 10
 
-.PHONY: demo test test-upstream lint format clean
+.PHONY: demo test test-upstream benchmark lint format clean
 demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py
 
@@ -25,6 +25,10 @@ format: $(VENV)/.installed
 # The same suite on the upstream packages; mmcv is compiled, which takes about ten minutes.
 test-upstream: $(UPSTREAM)/.installed
 	$(PYTEST_ENV) $(UPSTREAM)/bin/python -m pytest $(PYTEST_ARGS)
+
+# Everything in docs/performance.md, measured again in about half an hour; let nothing else run meanwhile.
+benchmark: $(VENV)/.installed
+	$(BIN)/python tools/performance_report.py
 
 clean:
 	rm -rf $(VENV) $(UPSTREAM) build *.egg-info
