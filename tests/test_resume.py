@@ -1,5 +1,6 @@
 """A killed and resumed training equals one that nobody killed; checkpoints are whole at every moment."""
 
+import os
 import random
 import shutil
 import signal
@@ -43,17 +44,21 @@ def finished(request, tmp_path_factory):
 
 
 def test_signal_saves_and_exits(finished):
-    """In the middle of an epoch and between two checkpoints; then it goes on with another number of workers."""
+    """In the middle of an epoch and between two checkpoints; then it goes on with another number of workers.
+
+    The whole process group gets the signal, as from a terminal or a scheduler: the workers of the data loader too.
+    """
     folder, whole = finished
     number, status = dict(mmseg=(signal.SIGTERM, 143), mmpretrain=(signal.SIGINT, 130))[whole.default_scope]
     cfg = Config({**whole, 'work_dir': str(folder / 'stopped')})
 
     def send(runner):
+        os.setpgid(0, 0)
         run_iter = runner.train_loop.run_iter
 
         def run_iter_and_send(*args):
             if runner.iter == 6:
-                signal.raise_signal(number)
+                os.killpg(0, number)
             run_iter(*args)
 
         runner.train_loop.run_iter = run_iter_and_send

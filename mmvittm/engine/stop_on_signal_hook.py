@@ -1,4 +1,6 @@
 import signal
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import torch
@@ -9,6 +11,14 @@ from mmengine.runner import Runner
 from ..errors import UserError
 from ..registry import HOOKS
 from .safe_checkpoint_hook import SafeCheckpointHook, batches_waiting
+
+
+def _leave_signals_to_the_main_process(init: Callable[[int], None] | None, worker_id: int) -> None:
+    """Start a data loader's worker, which gets the signals of its process group too and would take the run with it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    if init:
+        init(worker_id)
 
 
 @HOOKS.register_module()
@@ -37,6 +47,10 @@ class StopOnSignalHook(Hook):
         self.saver = next((hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)), None)
         if self.saver is None:
             raise UserError('StopOnSignalHook needs default_hooks.checkpoint of type mmvittm.SafeCheckpointHook')
+        for loop in (runner.train_loop, runner.val_loop):
+            if loop is not None:
+                init = loop.dataloader.worker_init_fn
+                loop.dataloader.worker_init_fn = partial(_leave_signals_to_the_main_process, init)
         self.previous = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
