@@ -4,6 +4,7 @@ A fork of a process that has imported everything starts in a fraction of a secon
 random here: crops, flips and colours in two workers, drop path, mixup; EMA, validation and best checkpoints are on.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -225,6 +226,7 @@ def fork(work, log: Path) -> int:
     if process:
         return process
     status = 70
+    gc.freeze()  # what the parent has left to collect, such as data loaders with workers, is not this process's to end
     try:
         sys.stdout = sys.stderr = log.open('a', buffering=1)
         os.dup2(sys.stdout.fileno(), 1)  # for what pytest does not capture, and for workers

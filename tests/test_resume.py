@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 from itertools import islice
 from pathlib import Path
 from unittest import mock
@@ -58,7 +59,8 @@ def test_signal_saves_and_exits(finished):
 
         def run_iter_and_send(*args):
             if runner.iter == 6:
-                os.killpg(0, number)
+                # by another process: what the main process sends its workers is for them
+                subprocess.run(['kill', f'-{number}', '--', f'-{os.getpgrp()}'], start_new_session=True, check=True)
             run_iter(*args)
 
         runner.train_loop.run_iter = run_iter_and_send

@@ -225,7 +225,7 @@ def time_finished(runs: list[Run], work_dir: Path) -> bool:
     if timed(work_dir).keys() >= {str(run.config) for run in finished}:
         return False
     configs, checkpoints = [run.config for run in finished], [run.checkpoint for run in finished]
-    args = [*configs, '--checkpoint', *checkpoints, '--out', work_dir / 'fps.json']
+    args = [*configs, '--checkpoint', *checkpoints, '--rounds', 20, '--out', work_dir / 'fps.json']
     call_tool(work_dir / 'fps.log', lambda *_: None, 'fps_benchmark.py', *args)
     return True
 

@@ -74,7 +74,17 @@ def main() -> None:
     outputs = ['--out', predictions, *options]
     run(console, '3/5 Test it', 'tools/test.py', CONFIG, checkpoint, *outputs)
     run(console, '4/5 Draw its predictions', 'tools/prediction_grid.py', CONFIG, predictions, '--out', picture)
-    run(console, '5/5 Measure its speed against a ViT', 'tools/fps_benchmark.py', BASELINE, CONFIG, '--out', fps)
+    run(
+        console,
+        '5/5 Measure its speed against a ViT',
+        'tools/fps_benchmark.py',
+        BASELINE,
+        CONFIG,
+        '--rounds',
+        20,
+        '--out',
+        fps,
+    )
 
     metrics = json.loads((predictions / 'metrics.json').read_text())
     vit, vittm = json.loads(fps.read_text())['results']

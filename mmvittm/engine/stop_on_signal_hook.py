@@ -1,4 +1,6 @@
+import os
 import signal
+import threading
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
@@ -15,10 +17,18 @@ from .safe_checkpoint_hook import SafeCheckpointHook, batches_waiting
 
 def _leave_signals_to_the_main_process(init: Callable[[int], None] | None, worker_id: int) -> None:
     """Start a data loader's worker, which gets the signals of its process group too and would take the run with it."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_main_process_says, daemon=True).start()
     if init:
         init(worker_id)
+
+
+def _end_when_the_main_process_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(128 + signal.SIGTERM)
 
 
 @HOOKS.register_module()
