@@ -15,6 +15,7 @@ import torch
 from kill_and_resume import compare, survive
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.utils import digit_version
 from survival import TASKS, config, fork, journal, make_data, state, train, wait
 
 from mmvittm.datasets import SeededDataset, SeededSampler
@@ -24,6 +25,8 @@ from mmvittm.utils.config import load_config
 from mmvittm.utils.files import atomic_path, remove_leftovers
 
 ROOT = Path(__file__).parents[1]
+# torch 2.1 starts threads in a data loader's worker before it can be told to leave SIGTERM alone
+WORKERS_OUTLIVE_SIGNALS = digit_version(torch.__version__) >= digit_version('2.6')
 TRAINED = [path for path in sorted((ROOT / 'configs').rglob('v*/**/*.py')) if 'train_cfg' in load_config(path)]
 
 
@@ -60,7 +63,8 @@ def test_signal_saves_and_exits(finished):
         def run_iter_and_send(*args):
             if runner.iter == 6:
                 # by another process: what the main process sends its workers is for them
-                subprocess.run(['kill', f'-{number}', '--', f'-{os.getpgrp()}'], start_new_session=True, check=True)
+                whom = f'-{os.getpgrp()}' if WORKERS_OUTLIVE_SIGNALS else str(os.getpid())
+                subprocess.run(['kill', f'-{number}', '--', whom], start_new_session=True, check=True)
             run_iter(*args)
 
         runner.train_loop.run_iter = run_iter_and_send
