@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -257,7 +258,7 @@ def test_tool_with_checkpoints_shape_and_backbones(configs, checkpoints, tmp_pat
     assert 'segmentor.pth' in screen
 
 
-def test_tool_runs_backends_and_dtypes_and_shows_the_parts(configs, tmp_path, monkeypatch, capsys):
+def test_tool_runs_backends_and_dtypes_and_shows_the_parts(run_tool, configs, tmp_path):
     pytest.importorskip('openvino')
     pair = (configs['segmentor'], configs['vittm'])
     options = [
@@ -274,7 +275,9 @@ def test_tool_runs_backends_and_dtypes_and_shows_the_parts(configs, tmp_path, mo
         '--parts',
         '--half-weights',
     ]
-    run_here(monkeypatch, *pair, *options, '--out', tmp_path / 'fps.json')
+    # apart: after OpenVINO has run in a process, training in it crashed
+    done = run_tool('fps_benchmark.py', *pair, *options, '--out', tmp_path / 'fps.json')
+    assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / 'fps.json').read_text())
     ways = ['torch fp32', 'torch bf16, half weights', 'openvino fp32', 'openvino bf16']
     assert [row['way'] for row in report['results']] == [way for way in ways for _ in pair]
@@ -290,7 +293,7 @@ def test_tool_runs_backends_and_dtypes_and_shows_the_parts(configs, tmp_path, mo
     vit, vittm = (row['parts_ms'] for row in report['results'][:2])
     assert list(vit) == ['embedding', 'ViT block', 'head', 'rest']
     assert list(vittm) == ['embedding', 'read', 'ViT block', 'write', 'memory block', 'head', 'rest']
-    screen = capsys.readouterr().out
+    screen = done.stdout
     assert 'where the time goes' in screen
     assert 'its first' in screen
 
@@ -349,7 +352,10 @@ def test_tool_times_training_with_overrides(configs, tmp_path, monkeypatch):
         (['segmentor'], ['--parts', '--train'], '--parts looks into a forward pass'),
         (['segmentor'], ['--miou', '40', '50'], '2 values of --miou for 1 configs'),
         (['vittm'], ['--shape', '2'], 'vittm.py does not run on images of 2×2: '),
-        (['segmentor'], ['--backend', 'openvino', '--dtype', 'bf16', '--half-weights'], 'has no --half-weights'),
+        pytest.param(
+            *(['segmentor'], ['--backend', 'openvino', '--dtype', 'bf16', '--half-weights'], 'has no --half-weights'),
+            marks=pytest.mark.skipif(find_spec('openvino') is None, reason='that it is missing is said first'),
+        ),
         (['vittm'], ['--sweep', 'shape=32,2'], 'vittm.py does not run on images of 2×2: '),
         (['segmentor'], ['--shape', '8', '--whole-patches'], 'segmentor.py has patches of 16×16: 8×8 holds none'),
         (['vittm'], ['--sweep', 'memory-patch=8,64'], 'vittm.py: .*64'),
