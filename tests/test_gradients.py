@@ -6,6 +6,7 @@ from math import isfinite
 import pytest
 import torch
 from golden import relative_error
+from mmengine.utils import digit_version
 from tiny import EMBEDS, FUSIONS, HEADS, MEMORY_BLOCKS, images, one_thread, tiny_vittm  # noqa: F401
 from torch import nn
 
@@ -107,6 +108,9 @@ def test_an_image_does_not_depend_on_its_batch(head):
 
 
 @torch.no_grad()
+@pytest.mark.skipif(
+    digit_version(torch.__version__) < digit_version('2.6'), reason="torch 2.1 cannot trace mmcv's FFN as one graph"
+)
 @pytest.mark.parametrize(('head', 'fusion', 'memory_block', 'embeds'), SAMPLES)
 def test_compiled_and_exported_as_one_graph(head, fusion, memory_block, embeds):
     # aot_eager traces as inductor does, and needs no compiler

@@ -156,6 +156,8 @@ class ViTTM(BaseModule):
         self.img_size = size_2d('img_size', img_size)
         self.out_indices = self._checked_out_indices(out_indices)
         self.out_stream = self._checked_out_stream(out_stream)
+        # here, since torch.compile of 2.1 knows no strict zip
+        self._wanted = tuple(zip(self.out_indices, self.out_stream, strict=True))
         if not -1 <= frozen_stages <= self.num_layers:
             raise UserError(f'frozen_stages={frozen_stages} is not within -1 … {self.num_layers}')
         self.frozen_stages = frozen_stages
@@ -250,8 +252,7 @@ class ViTTM(BaseModule):
     @property
     def _writes_last(self) -> bool:
         """Whether the last of these blocks must write: its process tokens have passed by then."""
-        wanted = zip(self.out_indices, self.out_stream, strict=True)
-        return any(OUT_STREAMS[stream].uses_memory for index, stream in wanted if index + 1 == self._depth)
+        return any(OUT_STREAMS[stream].uses_memory for index, stream in self._wanted if index + 1 == self._depth)
 
     def _unreachable(self) -> list[nn.Module]:
         """Modules that no output of ``forward`` depends on."""
@@ -295,13 +296,12 @@ class ViTTM(BaseModule):
         """
         process, memory, *grids = self._embed(x)
         features = {}
-        wanted = list(zip(self.out_indices, self.out_stream, strict=True))
         for index in range(self._depth):
             write = index + 1 < self._depth or self._writes_last
             process, memory = self._run_layer(index, process, memory, write)
             streams = Streams(process, memory, *grids, self.process_norm)
-            features |= {(i, name): OUT_STREAMS[name].make(streams) for i, name in set(wanted) if i == index}
-        return tuple(features[key] for key in wanted)
+            features |= {(i, name): OUT_STREAMS[name].make(streams) for i, name in set(self._wanted) if i == index}
+        return tuple(features[key] for key in self._wanted)
 
     def forward_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the tokens after all blocks, as classification takes them.
