@@ -127,6 +127,18 @@ def test_training_goes_on_with_a_corrupt_file(data, tmp_path):
     assert status == 1 and f'UserError: image {data}/images/03.png cannot be read' in log, log
 
 
+@pytest.mark.parametrize('name', [name for name in BROKEN if name != 'missing_image'])
+@pytest.mark.parametrize('workers', [0, 1])
+def test_corrupt_file_in_validation_is_named(data, tmp_path, workers, name):
+    """It ends the run: a metric over fewer images would be another one."""
+    kind, path, break_file = BROKEN[name]
+    cfg = config('segmentation', data, tmp_path / 'run', 1, val_dataloader__num_workers=workers)
+    cfg.val_cfg = dict(type='mmvittm.ReadableValLoop')
+    break_file(data / path)
+    status, log = run(cfg, tmp_path, prepare=lambda runner: runner.val())
+    assert status == 1 and f'{kind} {data / path} cannot be read' in log, log
+
+
 class PoisonHook(Hook):
     """Makes the images of some iterations NaN, and notes the weights before and after."""
 

@@ -16,11 +16,11 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from ..errors import UserError
 from ..registry import DATA_SAMPLERS, DATASETS
+from .readable import unreadable_file
 
 
 class Draw(NamedTuple):
@@ -125,7 +125,7 @@ class SeededDataset(Dataset):
             index = int(np.random.default_rng((*draw.key, attempt)).integers(len(self)))
 
     def _pass_over(self, index: int, error: Exception) -> None:
-        problem = str(error) if isinstance(error, UserError) else _unreadable_file(self.dataset.get_data_info(index))
+        problem = str(error) if isinstance(error, UserError) else unreadable_file(self.dataset.get_data_info(index))
         if problem is None:
             raise  # the files are fine, something else is not
         is_new = not self.corrupt[index]
@@ -139,15 +139,3 @@ class SeededDataset(Dataset):
         if is_new:
             message = f'{problem}; another sample takes its place ({found} of at most {self.max_corrupt_files})'
             print_log(message, logger='current', level=logging.WARNING)
-
-
-def _unreadable_file(sample: dict) -> str | None:
-    """Which file of a sample is broken, and how; None if all are whole."""
-    for key, kind in dict(img_path='image', seg_map_path='label map').items():
-        if path := sample.get(key):
-            try:
-                with Image.open(path) as image:
-                    image.load()
-            except Exception as error:  # of many kinds, by format and by what is broken
-                return f'{kind} {path} cannot be read ({str(error).splitlines()[0]})'
-    return None

@@ -5,6 +5,7 @@ from .mean_runtime_info_hook import MeanRuntimeInfoHook
 from .non_finite_hook import NonFiniteHook
 from .pretrained_report_hook import PretrainedReportHook
 from .progress_bar_hook import ProgressBarHook
+from .readable_loops import ReadableTestLoop, ReadableValLoop
 from .resumable_loops import ResumableEpochLoop, ResumableIterLoop
 from .safe_checkpoint_hook import AtomicBackend, SafeCheckpointHook
 from .stop_on_signal_hook import StopOnSignalHook
@@ -19,6 +20,8 @@ __all__ = [
     'NonFiniteHook',
     'PretrainedReportHook',
     'ProgressBarHook',
+    'ReadableTestLoop',
+    'ReadableValLoop',
     'ResumableEpochLoop',
     'ResumableIterLoop',
     'SafeCheckpointHook',
