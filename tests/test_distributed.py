@@ -265,7 +265,7 @@ exit $status
 def start(project):
     """Start a script of tools/ in the project's folder, its output in a file; what still runs is ended afterwards."""
     programs = project / 'bin'
-    programs.mkdir()
+    programs.mkdir(exist_ok=True)
     for name, text in dict(srun=SRUN, scontrol='#!/bin/sh\necho 127.0.0.1\n').items():
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
@@ -302,6 +302,20 @@ def pid_of(rank: str, work_dir: str) -> int:
         if b'python' in command[0] and work_dir.encode() in command and rank.encode() in environment:
             return int(process.name)
     raise AssertionError(f'no process {rank} trains into {work_dir}')
+
+
+def test_two_processes_test_as_one(project, trained, start):
+    """``dist_test.sh`` counts every image once, and each is predicted as in training's own validation."""
+    checkpoint = trained / 'segmentor' / 'iter_4.pth'
+    arguments = ('segmentor.py', checkpoint, 2, '--out', 'tested', '--work-dir', 'work/tested')
+    tested = start('dist_test.sh', *arguments, log='tested.txt', PORT=str(free_port()))
+    assert tested.wait(400) == 0, (project / 'tested.txt').read_text()
+    alone = logged(trained / 'segmentor')[-1]
+    metrics = json.loads((project / 'tested' / 'metrics.json').read_text())
+    assert {key: metrics[key] for key in metrics.keys() & alone.keys()} == pytest.approx(
+        {key: alone[key] for key in ('mIoU', 'mAcc', 'aAcc', 'IoU.a', 'IoU.b', 'IoU.c')}, rel=1e-5
+    )
+    assert len(list((project / 'tested').glob('*.png'))) == IMAGES
 
 
 @pytest.mark.skipif(not Path('/proc').is_dir(), reason='finds processes in /proc')
