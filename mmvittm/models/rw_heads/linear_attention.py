@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,8 @@ class LinearAttention(RWHead):
 
     with keys and queries of width ``embed_dims / latent_ratio`` and no output projection. The sum
     :math:`\phi(k)^\top v = \phi(k)^\top (s W^\top + b)` over source tokens :math:`s` is associated the way that
-    projects fewer rows to values: the source's tokens, or one weighted mean token for each feature of the keys.
+    takes fewer multiply-adds: every token is projected to a value, or, for its own head only, one weighted mean token
+    for each feature of the keys.
 
     Args:
         embed_dims (int): C, the width of the tokens.
@@ -36,11 +39,17 @@ class LinearAttention(RWHead):
         # The sums run over all source tokens: past a few thousand they leave fp16's range and bf16's precision.
         with without_autocast(q):
             q, k = self.split_heads(_features(q)), _features(k)
-        sum_values = self._project_then_sum if source.shape[1] <= k.shape[2] else self._sum_then_project
-        values = sum_values(source, k, dtype)
+        values = self._sum_values(source.shape[1])(source, k, dtype)
         with without_autocast(q):
             weights = q / (q @ self.split_heads(k).sum(2).unsqueeze(3) + 1e-6)
             return merge_heads(weights @ values).to(dtype)
+
+    def _sum_values(self, tokens: int) -> Callable[[Tensor, Tensor, torch.dtype], Tensor]:
+        """The cheaper one of the two below for a source of so many tokens."""
+        width, latent, per_head = self.embed_dims, self.k.out_features, self.embed_dims // self.num_heads
+        project_first = tokens * width * (width + latent // self.num_heads)
+        sum_first = latent * width * (tokens + per_head)
+        return self._sum_then_project if sum_first < project_first else self._project_then_sum
 
     def _project_then_sum(self, source: Tensor, k: Tensor, dtype: torch.dtype) -> Tensor:
         """``(B, N, C)``, ``(B, N, L)`` -> ``(B, h, L/h, C/h)``, the sum over N of key times value."""
@@ -56,14 +65,15 @@ class LinearAttention(RWHead):
             shares = k / total.clamp_min(torch.finfo(k.dtype).tiny)
             tokens = shares.to(dtype).transpose(1, 2) @ source.to(dtype)  # (B, L, C)
             # Head by head: C/h rows of the weight for L/h mean tokens of every image.
-            weight = self.v.weight.to(dtype).unflatten(0, (self.num_heads, -1))
-            bias = self.v.bias.to(dtype).unflatten(0, (self.num_heads, -1)).unsqueeze(2)
+            weight = self.v.weight.to(dtype).unflatten(0, (self.num_heads, -1)).transpose(1, 2)  # (h, C, C/h)
+            bias = self.v.bias.to(dtype).unflatten(0, (self.num_heads, -1)).unsqueeze(1)
             tokens = tokens.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (h, B, L/h, C)
-            values = torch.baddbmm(bias, weight, tokens.flatten(1, 2).transpose(1, 2))  # (h, C/h, B·L/h)
-            values = values.unflatten(2, tokens.shape[1:3]).permute(2, 0, 3, 1)
+            values = torch.baddbmm(bias, tokens.flatten(1, 2), weight)  # (h, B·L/h, C/h)
+            values = values.unflatten(1, tokens.shape[1:3]).transpose(0, 1)
             return at_least_fp32(values) * self.split_heads(total).transpose(2, 3)
 
 
 def _features(x: Tensor) -> Tensor:
-    # adding in place saves a copy; autograd has kept elu's input, not its output
-    return F.elu(at_least_fp32(x)).add_(1)
+    # elu(x) + 1; elu itself computes expm1, which is several times slower than exp
+    x = at_least_fp32(x)
+    return x.clamp_max(0).exp() + F.relu(x)
