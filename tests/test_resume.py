@@ -38,6 +38,33 @@ def test_killed_in_every_way(task, tmp_path):
     assert counts['between_file_operations'] + counts['while_writing'] == 2
 
 
+def test_last_checkpoint_is_there_after_two_kills_before_it_was_named(tmp_path):
+    """The checkpoint named last is then one of those that are deleted on resume."""
+    make_data(tmp_path / 'data')
+    cfg = config('segmentation', tmp_path / 'data', tmp_path / 'run', 12, train_cfg__val_interval=99)
+
+    def killed_when_naming(name):
+        def write_text(path, text):
+            if text.endswith(name):
+                os.kill(os.getpid(), signal.SIGKILL)
+            path.write_bytes(text.encode())
+
+        def work():
+            Path.write_text = write_text
+            train(cfg, resume=True)
+
+        return wait(fork(work, tmp_path / 'log'))
+
+    named = []
+    for name in ('iter_6.pth', 'iter_9.pth', 'iter_12.pth'):
+        assert killed_when_naming(name) == -signal.SIGKILL, (tmp_path / 'log').read_text()
+        assert (tmp_path / 'run' / name).is_file(), 'killed too early'
+        path = Path((tmp_path / 'run' / 'last_checkpoint').read_text())
+        assert path.is_file(), f'{path} is not there any more'
+        named.append(path.name)
+    assert named == ['iter_3.pth', 'iter_6.pth', 'iter_9.pth']
+
+
 @pytest.fixture(scope='module', params=TASKS)
 def finished(request, tmp_path_factory):
     """A training of 12 iterations that nobody killed: its task, folder and config."""

@@ -52,7 +52,11 @@ class SafeCheckpointHook(CheckpointHook):
         self.saved_iter = None
 
     def before_train(self, runner: Runner) -> None:
-        """Remove what a killed run left half-written."""
+        """Remove what a killed run left half-written, or left over; name the checkpoint that was resumed."""
+        resumed = runner.message_hub.get_info('last_ckpt')
+        if is_main_process() and resumed and Path(resumed).exists():
+            # a run killed just before it would have named it; mmengine now deletes older ones
+            self._name_last(runner, resumed)
         super().before_train(runner)
         if is_main_process():
             remove_leftovers(self.out_dir)
@@ -114,9 +118,13 @@ class SafeCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            with atomic_path(Path(runner.work_dir) / 'last_checkpoint') as temporary:
-                temporary.write_text(self.last_ckpt)
+            self._name_last(runner, self.last_ckpt)
         self.saved_iter = meta['iter']
+
+    @staticmethod
+    def _name_last(runner: Runner, path: str) -> None:
+        with atomic_path(Path(runner.work_dir) / 'last_checkpoint') as temporary:
+            temporary.write_text(path)
 
     def _remove(self, filename: str) -> None:
         path = self.file_backend.join_path(self.out_dir, filename)
