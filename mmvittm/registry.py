@@ -11,6 +11,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
@@ -25,6 +26,12 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmvittm', locations=['mmv
 LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmvittm', locations=['mmvittm.engine'])
 OPTIM_WRAPPERS = Registry(
     'optim wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmvittm', locations=['mmvittm.engine']
+)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optim wrapper constructor',
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='mmvittm',
+    locations=['mmvittm.engine'],
 )
 STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='mmvittm', locations=['mmvittm.engine'])
 FUNCTIONS = Registry('function', parent=MMENGINE_FUNCTIONS, scope='mmvittm', locations=['mmvittm.engine'])

@@ -11,6 +11,7 @@ from mmpretrain.structures import DataSample
 from tiny import one_thread  # noqa: F401
 
 import mmvittm
+from mmvittm.errors import UserError
 from mmvittm.utils.config import build_model, load_config
 
 CONFIGS = mmvittm.configs_dir()
@@ -157,23 +158,48 @@ def test_the_arithmetic_of_the_comments(images, gpus, steps, all_steps, monkeypa
     assert sum(f'{all_steps:,} steps' in ' '.join(text.split()).replace('# ', '') for text in texts) == 1
 
 
-def test_layer_wise_decay_is_an_option():
+DECAY = {
+    'optim_wrapper.constructor': 'mmvittm.LayerDecayOptimWrapperConstructor',
+    'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.75,
+}
+
+
+@pytest.mark.parametrize(
+    ('config', 'options', 'head'),
+    [
+        ('vittm-b_28-28_in21k-p-pre_16xb128-300e_in1k.py', DECAY, 'head.memory_fc.weight'),
+        (
+            'vittm-b_28-28_in21k-p-pre_16xb128-300e_in1k.py',
+            {**DECAY, 'optim_wrapper.constructor': 'LearningRateDecayOptimWrapperConstructor'},  # mmpretrain's own
+            'head.memory_fc.weight',
+        ),
+        ('vittm-b_28-28_upernet_8xb2-160k_ade20k-504x504.py', DECAY, 'decode_head.conv_seg.weight'),
+    ],
+)
+def test_layer_wise_decay_is_an_option(config, options, head):
     """As docs/recipe.md gives it; block i of 12 learns at 0.75^(12-i) of the head's rate."""
-    options = {
-        'optim_wrapper.constructor': 'LearningRateDecayOptimWrapperConstructor',
-        'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.75,
-    }
-    cfg = load_config(CONFIGS / 'vittm/vittm-b_28-28_in21k-p-pre_16xb128-300e_in1k.py', options)
+    cfg = load_config(CONFIGS / 'vittm' / config, options)
     model = build_model(cfg).to('meta')
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
         groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     scales = {group['param_name']: group['lr_scale'] for group in groups}
-    assert scales['head.memory_fc.weight'] == scales['backbone.process_norm.weight'] == 1
+    assert scales.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert scales[head] == 1
     assert scales['backbone.layers.11.read_head.q.weight'] == pytest.approx(0.75)
     assert scales['backbone.layers.0.read_norm.weight'] == pytest.approx(0.75**12)
     assert scales['backbone.memory_embed.pos_embed'] == pytest.approx(0.75**13)
     assert scales['backbone.process_embed.patches.projection.weight'] == pytest.approx(0.75**13)
     assert {group['weight_decay'] for group in groups if group['param_name'].endswith('pos_embed')} == {0.0}
+
+
+def test_layer_wise_decay_needs_depths():
+    model = torch.nn.Module()
+    model.backbone = torch.nn.Linear(1, 1)
+    optim_wrapper = dict(
+        type='OptimWrapper', optimizer=dict(type='SGD', lr=1), constructor='mmvittm.LayerDecayOptimWrapperConstructor'
+    )
+    with pytest.raises(UserError, match='needs a backbone with get_layer_depth, which Linear of Module lacks'):
+        build_optim_wrapper(model, optim_wrapper)
 
 
 _ARCH = dict(arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))

@@ -1,6 +1,7 @@
 from .bf16_optim_wrapper import Bf16OptimWrapper
 from .checkpoint_fit_hook import CheckpointFitHook
 from .fsdp_strategy import FSDPStrategy
+from .layer_decay import LayerDecayOptimWrapperConstructor
 from .mean_runtime_info_hook import MeanRuntimeInfoHook
 from .non_finite_hook import NonFiniteHook
 from .pretrained_report_hook import PretrainedReportHook
@@ -16,6 +17,7 @@ __all__ = [
     'Bf16OptimWrapper',
     'CheckpointFitHook',
     'FSDPStrategy',
+    'LayerDecayOptimWrapperConstructor',
     'MeanRuntimeInfoHook',
     'NonFiniteHook',
     'PretrainedReportHook',

@@ -1,3 +1,4 @@
+# As many steps as on MNIST, of more images: 4 epochs × 60,000 images ÷ 64 = 3,750.
 _base_ = [
     '../_base_/models/classifier_vittm.py',
     '../_base_/datasets/fashion_mnist.py',
@@ -8,3 +9,9 @@ model = dict(
     backbone=dict(arch='tiny', img_size=28, memory_embed=dict(patch_size=7), process_embed=dict(patch_size=14)),
     head=dict(num_classes=10, in_channels=192, cal_acc=True),
 )
+train_dataloader = dict(batch_size=64)
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].end = 4
+train_cfg = dict(max_epochs=4, val_interval=1)
+default_hooks = dict(checkpoint=dict(interval=1))
+auto_scale_lr = dict(base_batch_size=64)
