@@ -196,7 +196,10 @@ def test_layer_wise_decay_needs_depths():
     model = torch.nn.Module()
     model.backbone = torch.nn.Linear(1, 1)
     optim_wrapper = dict(
-        type='OptimWrapper', optimizer=dict(type='SGD', lr=1), constructor='mmvittm.LayerDecayOptimWrapperConstructor'
+        type='OptimWrapper',
+        optimizer=dict(type='SGD', lr=1),
+        constructor='mmvittm.LayerDecayOptimWrapperConstructor',
+        paramwise_cfg=dict(layer_decay_rate=0.75),
     )
     with pytest.raises(UserError, match='needs a backbone with get_layer_depth, which Linear of Module lacks'):
         build_optim_wrapper(model, optim_wrapper)
