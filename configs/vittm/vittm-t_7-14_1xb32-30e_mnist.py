@@ -1,11 +1,6 @@
-# 16 memory and 4 process tokens of images of 28 × 28 pixels.
 _base_ = [
-    '../_base_/models/classifier_vittm.py',
+    '../_base_/models/classifier_vittm-t_28x28.py',
     '../_base_/datasets/mnist.py',
     '../_base_/schedules/mnist.py',
     '../_base_/default_runtime_classification.py',
 ]
-model = dict(
-    backbone=dict(arch='tiny', img_size=28, memory_embed=dict(patch_size=7), process_embed=dict(patch_size=14)),
-    head=dict(num_classes=10, in_channels=192, cal_acc=True),
-)

@@ -1,14 +1,10 @@
 # As many steps as on MNIST, of more images: 4 epochs × 60,000 images ÷ 64 = 3,750.
 _base_ = [
-    '../_base_/models/classifier_vittm.py',
+    '../_base_/models/classifier_vittm-t_28x28.py',
     '../_base_/datasets/fashion_mnist.py',
     '../_base_/schedules/mnist.py',
     '../_base_/default_runtime_classification.py',
 ]
-model = dict(
-    backbone=dict(arch='tiny', img_size=28, memory_embed=dict(patch_size=7), process_embed=dict(patch_size=14)),
-    head=dict(num_classes=10, in_channels=192, cal_acc=True),
-)
 train_dataloader = dict(batch_size=64)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].end = 4
