@@ -390,7 +390,7 @@ def page_reports(ratio: float) -> dict:
 
 @pytest.mark.parametrize(('ratio', 'verdict'), [(2.6, 'yes'), (2.59, '**no**')])
 def test_page_puts_targets_beside_results(ratio, verdict):
-    page = markdown.document(None, page_reports(ratio), [])
+    page = markdown.generated(page_reports(ratio), [])
     assert f'| backbone 512² : 504², fp32 | ≥ 2.6 | 2.49 | {ratio:.2f} | {verdict} |' in page
     assert '| with UperNet, fp32 | ≥ 3.4 | 3.33 | – | – |' in page, 'not measured'
     assert '| vit | 100.0 ±1.0% | 100.0 ±1.0% | +0.0% |' in page
@@ -398,13 +398,20 @@ def test_page_puts_targets_beside_results(ratio, verdict):
 
 
 def test_page_keeps_what_is_written_by_hand():
-    first = markdown.document('# Ours\n\nBefore.\n', page_reports(2.0), [])
-    page = markdown.document(first + '\nAfter.\n', page_reports(3.0), [])
+    first = markdown.renewed('# Ours\n\nBefore.\n', markdown.generated(page_reports(2.0), []))
+    page = markdown.renewed(first + '\nAfter.\n', markdown.generated(page_reports(3.0), []))
     assert page.startswith('# Ours\n\nBefore.\n')
     assert page.endswith(f'{markdown.END}\n\nAfter.\n')
     assert page.count(markdown.BEGIN) == 1
     assert '3.00' in page
     assert '2.00' not in page
+
+
+def test_table_of_the_readme():
+    """What was not measured has no row."""
+    table = markdown.speeds(page_reports(2.5)).splitlines()
+    assert table[2:4] == ['| backbone, 512² : 504², fp32 | 1.0 : 1.0 | 100 : 40 | 2.50 | – |', '']
+    assert table[4] == 'Measured on: Fast CPU, 2 cores, AVX512, 2 threads, today.'
 
 
 def test_targets_name_measurements_of_the_report():
@@ -418,6 +425,7 @@ def test_targets_name_measurements_of_the_report():
 
     for target in markdown.TARGETS:
         target.line(Reports())
+    asked |= {name for _, name, _, _ in markdown.SPEEDS}
     assert asked <= measurements.keys()
     assert markdown.AGREEMENT in measurements
     for arguments in measurements.values():

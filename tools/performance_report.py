@@ -1,4 +1,4 @@
-"""Measure everything docs/performance.md reports, and write its tables and plots.
+"""Measure everything docs/performance.md reports, and write its tables and plots and the README's table.
 
 Each measurement is a call of tools/fps_benchmark.py in a process of its own; its results are kept in the output folder,
 so that an interrupted run goes on. Under 30 minutes on two quiet cores; nothing else should run meanwhile.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmvittm.benchmark.markdown import AGREEMENT, TARGETS, document, pictures
+from mmvittm.benchmark.markdown import AGREEMENT, TARGETS, generated, pictures, renewed, speeds
 from mmvittm.errors import UserError
 from mmvittm.utils.cli import run_tool
 from mmvittm.utils.files import atomic_path
@@ -29,6 +29,7 @@ TINY = [
     'configs/vit/vit-t16_upernet_1xb8-full_blue-marble-256x256.py',
     'configs/vittm/vittm-t_16-32_upernet_1xb8-full_blue-marble-256x256.py',
 ]
+DOC, README = Path('docs/performance.md'), Path('README.md')
 MAX_TIME = 25  # seconds of rounds, so that all of it stays under half an hour
 HALF = ['--dtype', 'bf16', '--half-weights']
 BACKBONE = [*SEGMENTER, '--backbone-only']
@@ -82,7 +83,7 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError(f'--threads must be a whole number above 0, not {args.threads}')
     if args.quick and not args.doc:
         args.doc = args.out_dir / 'performance.md'  # such numbers are not to be published
-    args.doc = args.doc or Path('docs/performance.md')
+    args.doc = args.doc or DOC
 
 
 def wanted(args: argparse.Namespace) -> Iterator[str]:
@@ -131,10 +132,13 @@ def main() -> None:
             for name in MEASUREMENTS
             if (path := args.out_dir / f'{name}.json').is_file()
         }
-        old = args.doc.read_text() if args.doc.is_file() else None
+        old = args.doc.read_text() if args.doc.is_file() else '# Performance\n'
         images = args.doc.parent / 'images'
         images.mkdir(exist_ok=True)
-        file.write_text(document(old, reports, list(pictures(reports, images))))
+        file.write_text(renewed(old, generated(reports, list(pictures(reports, images)))))
+    if args.doc == DOC:
+        with atomic_path(README) as file:
+            file.write_text(renewed(README.read_text(), speeds(reports)))
     console.print(f'{args.doc} has {len(reports)} of {len(MEASUREMENTS)} measurements and {len(TARGETS)} targets')
     if failed:
         raise UserError(f'these measurements failed: {", ".join(failed)}, see the logs in {args.out_dir}')

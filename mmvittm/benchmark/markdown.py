@@ -1,4 +1,4 @@
-"""The generated part of docs/performance.md: targets beside results, and a table per measurement."""
+"""The generated parts of docs/performance.md (targets beside results, a table per measurement) and of the README."""
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +103,23 @@ TARGETS = (
     ),
 )
 
+#: Rows of the README's table: work, measurement, way and the paper's own ratio, which names no batch size.
+SPEEDS = (
+    ('classifier, 224², batch 1, fp32', 'classifier-b1-fp32', 'torch fp32', '–'),
+    ('the same, bf16 weights', 'classifier-b1-bf16', _HALF, '–'),
+    ('classifier, 224², batch 8, fp32', 'classifier-b8-fp32', 'torch fp32', '2.26'),
+    ('the same, bf16 weights', 'classifier-b8-bf16', _HALF, '–'),
+    ('backbone, 512² : 504², fp32', 'backbone-fp32', 'torch fp32', '–'),
+    ('the same, bf16 weights', 'backbone-bf16', _HALF, '–'),
+    ('with the Segmenter head, fp32', 'segmenter-backends', 'torch fp32', '1.94'),
+    ('the same, bf16 weights', 'segmenter-backends', _HALF, '–'),
+    ('the same, exported to OpenVINO, fp32', 'segmenter-backends', 'openvino fp32', '–'),
+    ('the same, exported to OpenVINO, bf16', 'segmenter-backends', 'openvino bf16', '–'),
+    ('with UperNet, fp32', 'upernet-fp32', 'torch fp32', '–'),
+    ('the same, bf16 weights', 'upernet-bf16', _HALF, '–'),
+    ('training step of the backbone, fp32', 'train-fp32', 'torch fp32, training', '–'),
+)
+
 _COLUMNS: dict[str, Cell] = {
     'config': config_name,
     **{name: cell for name, cell in SPEED.items() if name != 'weights'},
@@ -153,6 +170,10 @@ def section(name: str, report: dict) -> str:
     return '\n\n'.join(blocks)
 
 
+def machine_line(machine: dict) -> str:
+    return f'{machine["gpu"] or machine["cpu"]}, {machine["cores"]} cores, {machine["cpu_isa"]}'
+
+
 def agreement(reports: Reports) -> Iterator[str]:
     """How far two runs of the same command are apart."""
     first = AGREEMENT.removesuffix('-again')
@@ -197,8 +218,7 @@ def generated(reports: Reports, images: Sequence[Path]) -> str:
         dates = sorted({report['machine']['date'] for report in reports.values()})
         blocks += [
             '## Machine',
-            f'{machine["gpu"] or machine["cpu"]}, {machine["cores"]} cores, {machine["cpu_isa"]}, '
-            f'{machine["threads"]} threads; {", ".join(dates)}; '
+            f'{machine_line(machine)}, {machine["threads"]} threads; {", ".join(dates)}; '
             + ', '.join(f'{name} {version}' for name, version in versions.items())
             + '.',
         ]
@@ -208,8 +228,25 @@ def generated(reports: Reports, images: Sequence[Path]) -> str:
     return '\n\n'.join(blocks)
 
 
-def document(old: str | None, reports: Reports, images: Sequence[Path]) -> str:
-    """The page ``old`` with what is between the markers written anew; they are added at the end if missing."""
-    before, found, rest = (old or '# Performance\n').partition(BEGIN)
+def speeds(reports: Reports) -> str:
+    """The README's table: what was measured of :data:`SPEEDS`, and on what."""
+    lines = []
+    for work, name, way, paper in SPEEDS:
+        if name in reports:
+            first, second = rows_of(reports, name, way)
+            macs = f'{first["macs_per_image"] / 1e9:.1f} : {second["macs_per_image"] / 1e9:.1f}'
+            times = f'{first["time_ms"]["median"]:.0f} : {second["time_ms"]["median"]:.0f}'
+            lines.append([work, macs, times, f'{second["speed_ratio_same_way"]["median"]:.2f}', paper])
+    header = ['ViT-B/16 : ViTTM-B 28/28', 'GMACs per image', 'median ms', 'ratio', "paper's ratio, on its GPU"]
+    blocks = [markdown_table(header, lines)]
+    if reports:
+        machine = next(iter(reports.values()))['machine']
+        blocks.append(f'Measured on: {machine_line(machine)}, {machine["threads"]} threads, {machine["date"]}.')
+    return '\n\n'.join(blocks)
+
+
+def renewed(page: str, text: str) -> str:
+    """``page`` with ``text`` between the markers; they are added at the end if missing."""
+    before, found, rest = page.partition(BEGIN)
     after = rest.partition(END)[2] if found else '\n'
-    return f'{before.rstrip()}\n\n{BEGIN}\n\n{generated(reports, images)}\n\n{END}{after}'
+    return f'{before.rstrip()}\n\n{BEGIN}\n\n{text}\n\n{END}{after}'
