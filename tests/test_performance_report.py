@@ -56,7 +56,7 @@ def test_a_finished_run_writes_the_page_from_what_it_kept(tmp_path, monkeypatch,
     monkeypatch.setattr('mmvittm.benchmark.markdown.section', lambda name, _: f'### {name}')
     run_here(monkeypatch, '--out-dir', tmp_path / 'kept', '--doc', tmp_path / 'docs' / 'page.md')
     assert len(called) == 1, 'the rest was kept'
-    assert 'shape=512,768,1024,1536' in called[0]
+    assert 'shape=512,768,1024,1280' in called[0]
     page = (tmp_path / 'docs' / 'page.md').read_text()
     assert page.count('### ') == len(names)
     assert page.count(markdown.BEGIN) == page.count(markdown.END) == 1

@@ -35,7 +35,7 @@ def sweep_plot(rows: Sequence[dict], growths: Sequence[dict], axes: Axes) -> Non
         axes.plot(sizes, fit, color=line.get_color(), alpha=0.6)
     axes.set(xlabel=growths[0]['unit'], ylabel='ms per batch', xscale='log', yscale='log')
     axes.grid(visible=True, which='both', alpha=0.3)
-    axes.legend(fontsize='small')
+    axes.legend(fontsize='small', loc='lower left', bbox_to_anchor=(0, 1))  # above, for points may be anywhere
 
 
 def ratio_bars(rows: Sequence[dict], axes: Axes) -> None:
@@ -46,6 +46,7 @@ def ratio_bars(rows: Sequence[dict], axes: Axes) -> None:
     errors = [middle - [ratio['low'] for ratio in ratios], [ratio['high'] for ratio in ratios] - middle]
     bars = axes.barh(labels, middle, xerr=errors)
     axes.bar_label(bars, fmt='%.2f', padding=4)
+    axes.margins(x=0.15)  # room for the numbers
     axes.axvline(1, color='gray', linewidth=1)
     axes.invert_yaxis()
     axes.tick_params('y', labelsize='small')
