@@ -200,6 +200,14 @@ def random_run(configs, tmp_path_factory) -> tuple[str, dict]:
     return done.stdout, json.loads(out.read_text())
 
 
+def rates_of_products(run: dict, result: dict) -> list[float]:
+    """Multiply-adds per ms, round by round, of the network's own largest products."""
+    own = [timed for timed in run['products'] if timed['product'] in result['products']]
+    assert len(own) == len(result['products']) == 3
+    work = sum(math.prod(timed['product']) for timed in own)
+    return [work / sum(times) for times in zip(*(timed['times_ms'] for timed in own), strict=True)]
+
+
 def test_tool_writes_every_time_and_what_follows_from_them(random_run, configs):
     _, report = random_run
     first, second = report['results']
@@ -217,6 +225,11 @@ def test_tool_writes_every_time_and_what_follows_from_them(random_run, configs):
         assert result['fps'] == pytest.approx(2 * 1000 / result['time_ms']['median'])
         work = 2 * 2 * result['macs_per_image'] / result['time_ms']['median'] / 1e6  # GFLOP/s
         assert result['share_of_ceiling'] == pytest.approx(work / ceiling['gflops'])
+        shares = [
+            (2 * result['macs_per_image'] / elapsed) / rate
+            for elapsed, rate in zip(result['times_ms'], rates_of_products(run, result), strict=True)
+        ]
+        assert result['share_of_products']['median'] == pytest.approx(sum(shares) / 2)
     assert first['speed_ratio'] == dict(median=1.0, p10=1.0, p90=1.0, low=1.0, high=1.0)
     pairs = zip(first['times_ms'], second['times_ms'], strict=True)
     assert second['speed_ratio']['median'] == pytest.approx(sum(a / b for a, b in pairs) / 2)

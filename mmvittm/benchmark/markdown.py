@@ -120,10 +120,17 @@ SPEEDS = (
     ('training step of the backbone, fp32', 'train-fp32', 'torch fp32, training', '–'),
 )
 
+#: What two runs of a command are compared by: its name, its key in a row and its text.
+_AGREEING: tuple[tuple[str, str, Cell], ...] = (
+    ('ms/batch', 'time_ms', SPEED['ms/batch']),
+    ('GFLOP/s of its own products', 'products_gflops', lambda row: f'{row["products_gflops"]["median"]:.1f}'),
+    ('of own products', 'share_of_products', METHOD['of own products']),
+)
+
 _COLUMNS: dict[str, Cell] = {
     'config': config_name,
     **{name: cell for name, cell in SPEED.items() if name != 'weights'},
-    **{name: METHOD[name] for name in ('rounds', 'stopped by', 'outliers')},
+    **{name: METHOD[name] for name in ('of own products', 'rounds', 'stopped by', 'outliers')},
 }
 
 
@@ -179,12 +186,13 @@ def agreement(reports: Reports) -> Iterator[str]:
     first = AGREEMENT.removesuffix('-again')
     if {first, AGREEMENT} <= reports.keys():
         lines = []
-        for one, two in zip(reports[first]['results'], reports[AGREEMENT]['results'], strict=True):
-            times = [row['time_ms']['median'] for row in (one, two)]
-            texts = [f'{row["time_ms"]["median"]:.1f} ±{row["precision"]:.1%}' for row in (one, two)]
-            lines.append([config_name(one), *texts, f'{times[1] / times[0] - 1:+.1%}'])
+        for rows in zip(reports[first]['results'], reports[AGREEMENT]['results'], strict=True):
+            for what, key, text in _AGREEING:
+                medians = [row[key]['median'] for row in rows]
+                apart = medians[1] / medians[0] - 1
+                lines.append([config_name(rows[0]), what, *(text(row) for row in rows), f'{apart:+.1%}'])
         yield '## The same command twice'
-        yield markdown_table(['config', 'first (ms)', 'second (ms)', 'apart'], lines)
+        yield markdown_table(['config', '', 'first', 'second', 'apart'], lines)
 
 
 def pictures(reports: Reports, folder: Path) -> Iterator[Path]:

@@ -12,6 +12,9 @@ from .timing import TIMERS, Limits, Timing, time_interleaved
 
 _PARTS_PASSES = 12
 
+#: Milliseconds by round of each dense product, in each dtype.
+ProductTimes = dict[tuple[str, Product], list[float]]
+
 
 @dataclass(frozen=True)
 class Ceiling:
@@ -28,7 +31,7 @@ class Measurement:
 
     contenders: list[Contender]
     timing: Timing
-    ceilings: dict[str, Ceiling]
+    product_times: ProductTimes
     rows: list[dict]
 
     def as_dict(self) -> dict:
@@ -36,7 +39,11 @@ class Measurement:
         return dict(
             orders=self.timing.orders,
             ended_by=self.timing.ended_by,
-            ceilings=[asdict(ceiling) for ceiling in self.ceilings.values()],
+            ceilings=[asdict(ceiling) for ceiling in highest_rates(self.product_times).values()],
+            products=[
+                dict(dtype=dtype, product=product, times_ms=times)
+                for (dtype, product), times in self.product_times.items()
+            ],
         )
 
 
@@ -75,8 +82,8 @@ def measure(
 
     on_step('timing')
     timing = time_interleaved(runs, limits, seed, len(contenders), TIMERS[device], on_round=on_round)
-    ceilings = highest_rates(products, timing.times[len(contenders) :])
-    rows = [summarize(index, contenders, timing, ceilings, limits) for index in range(len(contenders))]
+    product_times = dict(zip(products, timing.times[len(contenders) :], strict=True))
+    rows = [summarize(index, contenders, timing, product_times, limits) for index in range(len(contenders))]
 
     on_step('memory')
     for row, contender in zip(rows, contenders, strict=True):
@@ -87,28 +94,43 @@ def measure(
             if BACKENDS[contender.way.backend].runs_modules:
                 passes = min(_PARTS_PASSES, limits.rounds or _PARTS_PASSES)
                 row['parts_ms'] = time_parts(contender.network, contender.run, passes, device)
-    return Measurement(contenders, timing, ceilings, rows)
+    return Measurement(contenders, timing, product_times, rows)
 
 
-def highest_rates(products: Sequence[tuple[str, Product]], times: Sequence[Sequence[float]]) -> dict[str, Ceiling]:
-    """The ceiling of each dtype, from the times in ms of its products."""
+def highest_rates(product_times: ProductTimes) -> dict[str, Ceiling]:
+    """The ceiling of each dtype."""
     rates = [
-        Ceiling(dtype, shape, 2 * multiply_adds(shape) / Spread.of(own).median / 1e6)
-        for (dtype, shape), own in zip(products, times, strict=True)
+        Ceiling(dtype, shape, 2 * multiply_adds(shape) / Spread.of(times).median / 1e6)
+        for (dtype, shape), times in product_times.items()
     ]
     return {rate.dtype: rate for rate in sorted(rates, key=lambda rate: rate.gflops)}  # the last, highest one stays
 
 
+def own_rates(contender: Contender, product_times: ProductTimes) -> list[float]:
+    """GFLOP/s, round by round, of the largest dense products that the contender's own network consists of.
+
+    Few tokens make products of few rows, which no machine runs at its ceiling, and which suffer the most from what
+    else its memory is used for. So this is the yardstick that a network's time moves with.
+    """
+    products = contender.subject.products
+    work = 2 * sum(map(multiply_adds, products)) / 1e6
+    rounds = zip(*(product_times[contender.way.dtype, product] for product in products), strict=True)
+    return [work / sum(times) for times in rounds]
+
+
 def summarize(
-    index: int, contenders: Sequence[Contender], timing: Timing, ceilings: dict[str, Ceiling], limits: Limits
+    index: int, contenders: Sequence[Contender], timing: Timing, product_times: ProductTimes, limits: Limits
 ) -> dict:
     """One row of the results, as it goes to JSON."""
     contender, times = contenders[index], timing.times[index]
     subject, way = contender.subject, contender.way
     peer = next(i for i, other in enumerate(contenders) if other.way == way)  # the first config, run the same way
     time = Spread.of(times)
-    ceiling = ceilings.get(way.dtype)
-    gflops = 2 * subject.macs_per_image * len(subject.images) / time.median / 1e6
+    work = 2 * subject.macs_per_image * len(subject.images) / 1e6
+    gflops = work / time.median
+    ceiling = highest_rates(product_times).get(way.dtype)
+    own = own_rates(contender, product_times)
+    shares = [work / elapsed / rate for elapsed, rate in zip(times, own, strict=False)]
     return dict(
         config=subject.setup.config,
         checkpoint=subject.setup.checkpoint,
@@ -132,5 +154,8 @@ def summarize(
         speed_ratio_same_way=asdict(Spread.of(speed_ratios(timing.times[peer], times))),
         gflops=gflops,
         share_of_ceiling=gflops / ceiling.gflops if ceiling else None,
+        products=subject.products,
+        products_gflops=asdict(Spread.of(own)) if own else None,
+        share_of_products=asdict(Spread.of(shares)) if own else None,
         times_ms=times,
     )

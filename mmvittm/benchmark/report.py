@@ -27,7 +27,12 @@ def ratio_text(ratio: dict) -> str:
     return f'{ratio["median"]:.3g} [{ratio["low"]:.3g}–{ratio["high"]:.3g}]'
 
 
-def or_dash(value: float | None, text: Callable[[float], str]) -> str:
+def share_text(share: dict) -> str:
+    """The median and half the width of its interval, relative to it."""
+    return f'{share["median"]:.0%} ±{(share["high"] - share["low"]) / 2 / share["median"]:.1%}'
+
+
+def or_dash(value: float | dict | None, text: Callable[..., str]) -> str:
     return '–' if value is None else text(value)
 
 
@@ -55,6 +60,7 @@ METHOD: dict[str, Cell] = {
     'p10–p90 (ms)': lambda row: f'{row["time_ms"]["p10"]:.2f}–{row["time_ms"]["p90"]:.2f}',
     'outliers': lambda row: str(row['outliers']),
     'slowest (ms)': lambda row: f'{row["slowest_ms"]:.2f}',
+    'of own products': lambda row: or_dash(row['share_of_products'], share_text),
 }
 
 
@@ -132,7 +138,12 @@ def show(report: dict, console: Console) -> None:
         'ratios of FPS, round by round: to the first line; to the first config run the same way'
     )
     console.print(table(rows, speed, caption=caption))
-    console.print(table(rows, METHOD, caption='outliers stay in all numbers'))
+    caption = (
+        'outliers stay in all numbers\n'
+        "own products: the speed as a share of that of the network's largest dense products in the same rounds, which "
+        'stays when that of the machine changes'
+    )
+    console.print(table(rows, METHOD, caption=caption))
     if timed := [row for row in rows if 'parts_ms' in row]:
         console.print(parts_table(timed))
     if report['growth']:
