@@ -14,10 +14,10 @@ class LinearAttention(RWHead):
 
     .. math:: \frac{\phi(q)\,(\phi(k)^\top v)}{\phi(q) \cdot \sum_n \phi(k_n) + 10^{-6}},\quad \phi = \mathrm{elu} + 1
 
-    with keys and queries of width ``embed_dims / latent_ratio`` and no output projection. The sum
-    :math:`\phi(k)^\top v = \phi(k)^\top (s W^\top + b)` over source tokens :math:`s` is associated the way that
-    takes fewer multiply-adds: every token is projected to a value, or, for its own head only, one weighted mean token
-    for each feature of the keys.
+    with keys and queries of width ``embed_dims / latent_ratio`` and no output projection. Of the source tokens
+    :math:`s` and their values :math:`v = s W^\top + b` the query sees one mean value for each feature of the keys,
+    weighted by :math:`\phi(q) \sum_n \phi(k_n)`. The mean is taken the way that has fewer multiply-adds: of the values
+    of all tokens, or as the value of a mean token, which only the feature's own head needs.
 
     Args:
         embed_dims (int): C, the width of the tokens.
@@ -36,41 +36,42 @@ class LinearAttention(RWHead):
         """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
         q, k = self.q(query), self.k(source)
         dtype = k.dtype
-        # The sums run over all source tokens: past a few thousand they leave fp16's range and bf16's precision.
+        # The sums run over all source tokens: past a few thousand they leave fp16's range and bf16's precision. So
+        # they are kept apart, in fp32, from the mean values, which are of the size of a value.
         with without_autocast(q):
-            q, k = self.split_heads(_features(q)), _features(k)
-        values = self._sum_values(source.shape[1])(source, k, dtype)
-        with without_autocast(q):
-            weights = q / (q @ self.split_heads(k).sum(2).unsqueeze(3) + 1e-6)
-            return merge_heads(weights @ values).to(dtype)
-
-    def _sum_values(self, tokens: int) -> Callable[[Tensor, Tensor, torch.dtype], Tensor]:
-        """The cheaper one of the two below for a source of so many tokens."""
-        width, latent, per_head = self.embed_dims, self.k.out_features, self.embed_dims // self.num_heads
-        project_first = tokens * width * (width + latent // self.num_heads)
-        sum_first = latent * width * (tokens + per_head)
-        return self._sum_then_project if sum_first < project_first else self._project_then_sum
-
-    def _project_then_sum(self, source: Tensor, k: Tensor, dtype: torch.dtype) -> Tensor:
-        """``(B, N, C)``, ``(B, N, L)`` -> ``(B, h, L/h, C/h)``, the sum over N of key times value."""
-        v = self.split_heads(self.v(source))
-        with without_autocast(v):
-            return self.split_heads(k).transpose(2, 3) @ at_least_fp32(v)
-
-    def _sum_then_project(self, source: Tensor, k: Tensor, dtype: torch.dtype) -> Tensor:
-        """The same; the two large products are in ``dtype``, the mean tokens being of the size of a token."""
-        with without_autocast(k):
+            q, k = _features(q), _features(k)
             total = k.sum(1, keepdim=True)
             # a feature that is zero for all tokens has no mean, and no weight either
             shares = k / total.clamp_min(torch.finfo(k.dtype).tiny)
+        means = self._average(source.shape[1])(source, shares, dtype)
+        with without_autocast(q):
+            weights = self.split_heads(q * total)
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-6)
+            return merge_heads(weights @ at_least_fp32(means)).to(dtype)
+
+    def _average(self, tokens: int) -> Callable[[Tensor, Tensor, torch.dtype], Tensor]:
+        """The cheaper one of the two below for a source of so many tokens."""
+        width, latent, per_head = self.embed_dims, self.k.out_features, self.embed_dims // self.num_heads
+        project_first = tokens * width * (width + latent // self.num_heads)
+        average_first = latent * width * (tokens + per_head)
+        return self._average_then_project if average_first < project_first else self._project_then_average
+
+    def _project_then_average(self, source: Tensor, shares: Tensor, dtype: torch.dtype) -> Tensor:
+        """``(B, N, C)``, ``(B, N, L)`` -> ``(B, h, L/h, C/h)``, a mean value for each feature of the keys."""
+        values = self.split_heads(self.v(source))
+        with without_autocast(values):
+            return self.split_heads(shares.to(dtype)).transpose(2, 3) @ values
+
+    def _average_then_project(self, source: Tensor, shares: Tensor, dtype: torch.dtype) -> Tensor:
+        """The same, as the value of a mean token."""
+        with without_autocast(shares):
             tokens = shares.to(dtype).transpose(1, 2) @ source.to(dtype)  # (B, L, C)
             # Head by head: C/h rows of the weight for L/h mean tokens of every image.
             weight = self.v.weight.to(dtype).unflatten(0, (self.num_heads, -1)).transpose(1, 2)  # (h, C, C/h)
             bias = self.v.bias.to(dtype).unflatten(0, (self.num_heads, -1)).unsqueeze(1)
             tokens = tokens.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (h, B, L/h, C)
             values = torch.baddbmm(bias, tokens.flatten(1, 2), weight)  # (h, B·L/h, C/h)
-            values = values.unflatten(1, tokens.shape[1:3]).transpose(0, 1)
-            return at_least_fp32(values) * self.split_heads(total).transpose(2, 3)
+            return values.unflatten(1, tokens.shape[1:3]).transpose(0, 1)
 
 
 def _features(x: Tensor) -> Tensor:
