@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -112,12 +113,21 @@ def measure(name: str, args: argparse.Namespace, console: Console) -> bool:
     return not done.returncode
 
 
+def kept(args: argparse.Namespace) -> dict[str, dict]:
+    """All results there are, those of earlier runs included."""
+    paths = {name: args.out_dir / f'{name}.json' for name in MEASUREMENTS}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+
+
 def main() -> None:
     args = parse_args()
     check_args(args)
     console = Console()
     names = list(wanted(args))
-    with atomic_path(args.doc) as file:  # opened before the work: an unwritable place is found now
+    pages = [args.doc, README] if args.doc == DOC else [args.doc]
+    with ExitStack() as stack:
+        # opened before the work: an unwritable place is found now
+        files = [stack.enter_context(atomic_path(page)) for page in pages]
         try:
             args.out_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -127,18 +137,12 @@ def main() -> None:
             console.rule(f'{index}/{len(names)} {name}', align='left')
             if not measure(name, args, console):
                 failed.append(name)
-        reports = {
-            name: json.loads(path.read_text())
-            for name in MEASUREMENTS
-            if (path := args.out_dir / f'{name}.json').is_file()
-        }
-        old = args.doc.read_text() if args.doc.is_file() else '# Performance\n'
+        reports = kept(args)
         images = args.doc.parent / 'images'
         images.mkdir(exist_ok=True)
-        file.write_text(renewed(old, generated(reports, list(pictures(reports, images)))))
-    if args.doc == DOC:
-        with atomic_path(README) as file:
-            file.write_text(renewed(README.read_text(), speeds(reports)))
+        texts = [generated(reports, list(pictures(reports, images))), speeds(reports)]
+        for page, file, text in zip(pages, files, texts, strict=False):  # the second is the README's
+            file.write_text(renewed(page.read_text() if page.is_file() else '# Performance\n', text))
     console.print(f'{args.doc} has {len(reports)} of {len(MEASUREMENTS)} measurements and {len(TARGETS)} targets')
     if failed:
         raise UserError(f'these measurements failed: {", ".join(failed)}, see the logs in {args.out_dir}')
