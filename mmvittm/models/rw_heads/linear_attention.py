@@ -66,12 +66,13 @@ class LinearAttention(RWHead):
         """The same, as the value of a mean token."""
         with without_autocast(shares):
             tokens = shares.to(dtype).transpose(1, 2) @ source.to(dtype)  # (B, L, C)
-            # Head by head: C/h rows of the weight for L/h mean tokens of every image.
-            weight = self.v.weight.to(dtype).unflatten(0, (self.num_heads, -1)).transpose(1, 2)  # (h, C, C/h)
-            bias = self.v.bias.to(dtype).unflatten(0, (self.num_heads, -1)).unsqueeze(1)
-            tokens = tokens.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # (h, B, L/h, C)
-            values = torch.baddbmm(bias, tokens.flatten(1, 2), weight)  # (h, B·L/h, C/h)
-            return values.unflatten(1, tokens.shape[1:3]).transpose(0, 1)
+            # Head by head: C/h rows of the weight for L/h mean tokens of every image. The weight is the left factor, so
+            # that its gradient comes out in its own layout.
+            tokens = tokens.unflatten(1, (self.num_heads, -1)).transpose(0, 1).flatten(1, 2)  # (h, B·L/h, C)
+            weight = self.v.weight.to(dtype).unflatten(0, (self.num_heads, -1))  # (h, C/h, C)
+            bias = self.v.bias.to(dtype).unflatten(0, (self.num_heads, -1)).unsqueeze(2)
+            values = torch.baddbmm(bias, weight, tokens.transpose(1, 2))  # (h, C/h, B·L/h)
+            return values.unflatten(2, (len(source), -1)).permute(2, 0, 3, 1)
 
 
 def _features(x: Tensor) -> Tensor:
