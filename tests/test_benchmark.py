@@ -396,7 +396,7 @@ def test_page_puts_targets_beside_results(ratio, verdict):
     assert f'| backbone 512² : 504², fp32 | ≥ 2.6 | 2.49 | {ratio:.2f} | {verdict} |' in page
     assert '| with UperNet, fp32 | ≥ 3.4 | 3.33 | – | – |' in page, 'not measured'
     assert '| vit | ms/batch | 100.00 ±1.0% | 100.00 ±1.0% | +0.0% |' in page
-    assert '| vit | of own products | 80% ±0.5% | 80% ±0.5% | +0.0% |' in page
+    assert '| vit | of own products (GFLOP/s) | 80% ±0.5% of 150 | 80% ±0.5% of 150 | +0.0% |' in page
     assert 'Fast CPU, 2 cores' in page
 
 

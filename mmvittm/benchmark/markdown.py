@@ -123,8 +123,7 @@ SPEEDS = (
 #: What two runs of a command are compared by: its name, its key in a row and its text.
 _AGREEING: tuple[tuple[str, str, Cell], ...] = (
     ('ms/batch', 'time_ms', SPEED['ms/batch']),
-    ('GFLOP/s of its own products', 'products_gflops', lambda row: f'{row["products_gflops"]["median"]:.1f}'),
-    ('of own products', 'share_of_products', METHOD['of own products']),
+    ('of own products (GFLOP/s)', 'share_of_products', METHOD['of own products']),
 )
 
 _COLUMNS: dict[str, Cell] = {

@@ -27,9 +27,10 @@ def ratio_text(ratio: dict) -> str:
     return f'{ratio["median"]:.3g} [{ratio["low"]:.3g}–{ratio["high"]:.3g}]'
 
 
-def share_text(share: dict) -> str:
-    """The median and half the width of its interval, relative to it."""
-    return f'{share["median"]:.0%} ±{(share["high"] - share["low"]) / 2 / share["median"]:.1%}'
+def own_products_text(row: dict) -> str:
+    """The share with half the width of its interval, and what it is a share of, in GFLOP/s."""
+    share, rate = row['share_of_products'], row['products_gflops']['median']
+    return f'{share["median"]:.0%} ±{(share["high"] - share["low"]) / 2 / share["median"]:.1%} of {rate:.0f}'
 
 
 def or_dash(value: float | dict | None, text: Callable[..., str]) -> str:
@@ -60,7 +61,7 @@ METHOD: dict[str, Cell] = {
     'p10–p90 (ms)': lambda row: f'{row["time_ms"]["p10"]:.2f}–{row["time_ms"]["p90"]:.2f}',
     'outliers': lambda row: str(row['outliers']),
     'slowest (ms)': lambda row: f'{row["slowest_ms"]:.2f}',
-    'of own products': lambda row: or_dash(row['share_of_products'], share_text),
+    'of own products': lambda row: or_dash(row['share_of_products'], lambda _: own_products_text(row)),
 }
 
 
@@ -140,8 +141,8 @@ def show(report: dict, console: Console) -> None:
     console.print(table(rows, speed, caption=caption))
     caption = (
         'outliers stay in all numbers\n'
-        "own products: the speed as a share of that of the network's largest dense products in the same rounds, which "
-        'stays when that of the machine changes'
+        "of own products: the speed as a share of that of the network's largest dense products in the same rounds "
+        '(GFLOP/s);\nit stays when the speed of the machine changes'
     )
     console.print(table(rows, METHOD, caption=caption))
     if timed := [row for row in rows if 'parts_ms' in row]:
