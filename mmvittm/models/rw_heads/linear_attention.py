@@ -72,7 +72,7 @@ class LinearAttention(RWHead):
             weight = self.v.weight.to(dtype).unflatten(0, (self.num_heads, -1))  # (h, C/h, C)
             bias = self.v.bias.to(dtype).unflatten(0, (self.num_heads, -1)).unsqueeze(2)
             values = torch.baddbmm(bias, weight, tokens.transpose(1, 2))  # (h, C/h, B·L/h)
-            return values.unflatten(2, (len(source), -1)).permute(2, 0, 3, 1)
+            return values.unflatten(2, (source.shape[0], -1)).permute(2, 0, 3, 1)
 
 
 def _features(x: Tensor) -> Tensor:
