@@ -192,16 +192,23 @@ def test_layer_wise_decay_is_an_option(config, options, head):
     assert {group['weight_decay'] for group in groups if group['param_name'].endswith('pos_embed')} == {0.0}
 
 
-def test_layer_wise_decay_needs_depths():
+@pytest.mark.parametrize(
+    ('paramwise_cfg', 'sentence'),
+    [
+        (dict(layer_decay_rate=0.75), 'needs a backbone with get_layer_depth, which Linear of Module lacks'),
+        (None, r'has no settings: give optim_wrapper\.paramwise_cfg'),
+    ],
+)
+def test_layer_wise_decay_that_cannot_be(paramwise_cfg, sentence):
     model = torch.nn.Module()
     model.backbone = torch.nn.Linear(1, 1)
     optim_wrapper = dict(
         type='OptimWrapper',
         optimizer=dict(type='SGD', lr=1),
         constructor='mmvittm.LayerDecayOptimWrapperConstructor',
-        paramwise_cfg=dict(layer_decay_rate=0.75),
+        paramwise_cfg=paramwise_cfg,
     )
-    with pytest.raises(UserError, match='needs a backbone with get_layer_depth, which Linear of Module lacks'):
+    with pytest.raises(UserError, match=f'layer-wise decay {sentence}'):
         build_optim_wrapper(model, optim_wrapper)
 
 

@@ -52,5 +52,6 @@ def unreadable_file(sample: dict) -> str | None:
                 with Image.open(path) as image:
                     image.load()
             except Exception as error:  # of many kinds, by format and by what is broken
-                return f'{kind} {path} cannot be read ({str(error).splitlines()[0]})'
+                reason = str(error).partition('\n')[0] or type(error).__name__
+                return f'{kind} {path} cannot be read ({reason})'
     return None

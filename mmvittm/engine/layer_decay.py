@@ -16,8 +16,15 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
     backbone's ``get_layer_depth`` says how deep it lies. The settings are mmpretrain's ``paramwise_cfg``.
 
     Raises:
-        UserError: If the backbone cannot tell depths.
+        UserError: If the backbone cannot tell depths, or without a ``paramwise_cfg``; mmengine then decays nothing.
     """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        if not paramwise_cfg:
+            raise UserError(
+                'layer-wise decay has no settings: give optim_wrapper.paramwise_cfg, e.g. dict(layer_decay_rate=0.75)'
+            )
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def add_params(
         self,
