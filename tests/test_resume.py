@@ -106,11 +106,11 @@ def test_signal_saves_and_exits(finished):
     compare(folder / 'whole', work_dir)
 
 
+# iterations are counted from the beginning in segmentation only
+@pytest.mark.parametrize('finished', ['segmentation'], indirect=True)
 def test_resume_far_on_loads_no_earlier_sample(finished):
     """At iteration 100,000, where everything before would take hours; the samples are those that belong there."""
     folder, cfg = finished
-    if 'max_iters' not in cfg.train_cfg:
-        pytest.skip('iterations are counted from the beginning in segmentation only')
     start = 100_000
     cfg = Config({**cfg, 'work_dir': str(folder / 'far')})
     cfg.train_cfg.max_iters = start + 2
