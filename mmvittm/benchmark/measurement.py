@@ -130,7 +130,7 @@ def summarize(
     gflops = work / time.median
     ceiling = highest_rates(product_times).get(way.dtype)
     own = own_rates(contender, product_times)
-    shares = [work / elapsed / rate for elapsed, rate in zip(times, own, strict=False)]
+    shares = [work / elapsed / rate for elapsed, rate in zip(times, own, strict=bool(own))]
     return dict(
         config=subject.setup.config,
         checkpoint=subject.setup.checkpoint,
