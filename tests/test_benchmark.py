@@ -3,6 +3,7 @@
 import itertools
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from mmvittm.benchmark.backends import BACKENDS, Way, training_step
 from mmvittm.benchmark.ceiling import MatrixProducts, product_run
 from mmvittm.benchmark.contender import patch_sizes
 from mmvittm.benchmark.machine import cpu_name
-from mmvittm.benchmark.measurement import highest_rates
+from mmvittm.benchmark.measurement import highest_rates, own_rates
 from mmvittm.benchmark.memory import peak_on_cpu
 from mmvittm.benchmark.parts import REST, Stopwatch, time_parts
-from mmvittm.benchmark.report import flat, growth, write_csv
+from mmvittm.benchmark.report import flat, growth, own_products_text, write_csv
 from mmvittm.benchmark.statistics import Spread, growth_exponent, median_interval, outliers, speed_ratios
 from mmvittm.benchmark.sweep import Sweep
 from mmvittm.benchmark.timing import MIN_ROUNDS, Limits, round_orders, time_interleaved, warm_up
@@ -230,6 +231,19 @@ def test_the_ceiling_is_the_highest_rate_of_each_dtype():
     assert ceilings['fp32'].product == (100, 20, 30)
     assert ceilings['fp32'].gflops == pytest.approx(2 * 60_000 / 2e-3 / 1e9)
     assert ceilings['bf16'].gflops == pytest.approx(2 * 6_000 / 0.5e-3 / 1e9)
+
+
+def test_own_products_are_those_of_the_network_and_dtype():
+    times = {('fp32', (10, 20, 30)): [1.0, 2.0], ('fp32', (10, 20, 60)): [2.0, 1.0], ('bf16', (10, 20, 30)): [0.5, 0.5]}
+
+    def rates(*products):
+        subject = SimpleNamespace(products=list(products))
+        return own_rates(SimpleNamespace(subject=subject, way=SimpleNamespace(dtype='fp32')), times)
+
+    assert rates((10, 20, 30)) == pytest.approx([2 * 6_000 / 1e6, 2 * 6_000 / 2e6])
+    assert rates((10, 20, 30), (10, 20, 60)) == pytest.approx([2 * 18_000 / 3e6] * 2)
+    assert rates() == []
+    assert own_products_text(dict(share_of_products=None)) == '–'
 
 
 def test_peak_memory_is_what_a_pass_takes():

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -119,15 +120,24 @@ def kept(args: argparse.Namespace) -> dict[str, dict]:
     return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
 
 
+def tables_and_plots(reports: dict[str, dict], doc: Path) -> str:
+    """What stands in ``doc``; its pictures are drawn beside it."""
+    images = doc.parent / 'images'
+    images.mkdir(exist_ok=True)
+    return generated(reports, list(pictures(reports, images)))
+
+
 def main() -> None:
     args = parse_args()
     check_args(args)
     console = Console()
     names = list(wanted(args))
-    pages = [args.doc, README] if args.doc == DOC else [args.doc]
+    texts = {args.doc: partial(tables_and_plots, doc=args.doc)}
+    if args.doc == DOC:
+        texts[README] = speeds
     with ExitStack() as stack:
         # opened before the work: an unwritable place is found now
-        files = [stack.enter_context(atomic_path(page)) for page in pages]
+        files = {page: stack.enter_context(atomic_path(page)) for page in texts}
         try:
             args.out_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -138,11 +148,9 @@ def main() -> None:
             if not measure(name, args, console):
                 failed.append(name)
         reports = kept(args)
-        images = args.doc.parent / 'images'
-        images.mkdir(exist_ok=True)
-        texts = [generated(reports, list(pictures(reports, images))), speeds(reports)]
-        for page, file, text in zip(pages, files, texts, strict=False):  # the second is the README's
-            file.write_text(renewed(page.read_text() if page.is_file() else '# Performance\n', text))
+        for page, text in texts.items():
+            old = page.read_text() if page.is_file() else '# Performance\n'
+            files[page].write_text(renewed(old, text(reports)))
     console.print(f'{args.doc} has {len(reports)} of {len(MEASUREMENTS)} measurements and {len(TARGETS)} targets')
     if failed:
         raise UserError(f'these measurements failed: {", ".join(failed)}, see the logs in {args.out_dir}')

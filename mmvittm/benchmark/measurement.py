@@ -130,7 +130,8 @@ def summarize(
     gflops = work / time.median
     ceiling = highest_rates(product_times).get(way.dtype)
     own = own_rates(contender, product_times)
-    shares = [work / elapsed / rate for elapsed, rate in zip(times, own, strict=bool(own))]
+    # a network without dense products has no such yardstick
+    shares = [work / elapsed / rate for elapsed, rate in zip(times, own, strict=True)] if own else []
     return dict(
         config=subject.setup.config,
         checkpoint=subject.setup.checkpoint,
@@ -156,6 +157,6 @@ def summarize(
         share_of_ceiling=gflops / ceiling.gflops if ceiling else None,
         products=subject.products,
         products_gflops=asdict(Spread.of(own)) if own else None,
-        share_of_products=asdict(Spread.of(shares)) if own else None,
+        share_of_products=asdict(Spread.of(shares)) if shares else None,
         times_ms=times,
     )

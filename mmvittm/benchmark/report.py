@@ -27,14 +27,17 @@ def ratio_text(ratio: dict) -> str:
     return f'{ratio["median"]:.3g} [{ratio["low"]:.3g}–{ratio["high"]:.3g}]'
 
 
+def or_dash(value: float | None, text: Callable[[float], str]) -> str:
+    return '–' if value is None else text(value)
+
+
 def own_products_text(row: dict) -> str:
     """The share with half the width of its interval, and what it is a share of, in GFLOP/s."""
-    share, rate = row['share_of_products'], row['products_gflops']['median']
-    return f'{share["median"]:.0%} ±{(share["high"] - share["low"]) / 2 / share["median"]:.1%} of {rate:.0f}'
-
-
-def or_dash(value: float | dict | None, text: Callable[..., str]) -> str:
-    return '–' if value is None else text(value)
+    share = row['share_of_products']
+    if share is None:
+        return '–'
+    precision = (share['high'] - share['low']) / 2 / share['median']
+    return f'{share["median"]:.0%} ±{precision:.1%} of {row["products_gflops"]["median"]:.0f}'
 
 
 #: The columns of speed, and those of the method. The first column of both is the config.
@@ -61,7 +64,7 @@ METHOD: dict[str, Cell] = {
     'p10–p90 (ms)': lambda row: f'{row["time_ms"]["p10"]:.2f}–{row["time_ms"]["p90"]:.2f}',
     'outliers': lambda row: str(row['outliers']),
     'slowest (ms)': lambda row: f'{row["slowest_ms"]:.2f}',
-    'of own products': lambda row: or_dash(row['share_of_products'], lambda _: own_products_text(row)),
+    'of own products': own_products_text,
 }
 
 
