@@ -9,8 +9,7 @@ import tempfile
 from itertools import cycle
 from pathlib import Path
 
-from rich.progress import track
-from survival import (
+from helpers.survival import (
     TASKS,
     WAYS,
     Killer,
@@ -24,8 +23,9 @@ from survival import (
     train,
     wait,
 )
+from rich.progress import track
 
-from mmvittm.utils.checkpoint import load_checkpoint_file
+from mmvittm.weights.loading import load_checkpoint_file
 
 
 def check_files(work_dir: Path) -> None:

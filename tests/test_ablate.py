@@ -13,8 +13,8 @@ import torch
 from mmseg.structures import SegDataSample
 
 import mmvittm.models
+from mmvittm.apis.config import build_model, load_config
 from mmvittm.registry import FUSIONS, RW_HEADS
-from mmvittm.utils.config import build_model, load_config
 
 ROOT = Path(__file__).parents[1]
 ABLATIONS = {path.stem: path for path in (mmvittm.configs_dir() / 'vittm' / 'ablations').glob('*.py')}

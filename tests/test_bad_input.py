@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import mmvittm
-from mmvittm.utils.checkpoint import load_checkpoint_file
+from mmvittm.weights.loading import load_checkpoint_file
 
 ROOT = Path(__file__).parents[1]
 DEMO = str(mmvittm.configs_dir() / 'vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py')
@@ -62,7 +62,7 @@ def damaged(small_set, tmp_path) -> Path:
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory) -> Path:
     """Random weights of the demo's model."""
-    from mmvittm.utils.config import build_model, load_config
+    from mmvittm.apis.config import build_model, load_config
 
     path = tmp_path_factory.mktemp('checkpoint') / 'demo.pth'
     torch.save(dict(state_dict=build_model(load_config(DEMO)).state_dict()), path)

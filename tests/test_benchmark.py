@@ -14,6 +14,7 @@ from torch import nn
 from mmvittm.benchmark import markdown
 from mmvittm.benchmark.backends import BACKENDS, Way, training_step
 from mmvittm.benchmark.ceiling import MatrixProducts, product_run
+from mmvittm.benchmark.complexity import count_macs, count_step_macs
 from mmvittm.benchmark.contender import patch_sizes
 from mmvittm.benchmark.machine import cpu_name
 from mmvittm.benchmark.measurement import highest_rates, own_rates
@@ -25,7 +26,6 @@ from mmvittm.benchmark.sweep import Sweep
 from mmvittm.benchmark.timing import MIN_ROUNDS, Limits, round_orders, time_interleaved, warm_up
 from mmvittm.errors import UserError
 from mmvittm.models import ViTTM
-from mmvittm.utils.complexity import count_macs, count_step_macs
 
 # --- statistics ------------------------------------------------------------------------------------------------------
 

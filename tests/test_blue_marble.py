@@ -13,7 +13,7 @@ from PIL import Image
 
 import mmvittm  # noqa: F401  (makes the scope known to mmseg's registries)
 from mmvittm.errors import UserError
-from mmvittm.utils.files import installed_file, replace_folder
+from mmvittm.fileio import installed_file, replace_folder
 
 TOOLS = Path(__file__).parents[1] / 'tools'
 CLASSES = ('water', 'tropical', 'arid', 'temperate', 'cold', 'polar')

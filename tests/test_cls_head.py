@@ -12,7 +12,7 @@ from torch import nn
 
 from mmvittm.errors import UserError
 from mmvittm.models import ViTTMClsHead
-from mmvittm.models.position import resample_pos_embed
+from mmvittm.models.token_embeds import resample_pos_embed
 
 BACKBONE = dict(
     type='mmvittm.ViTTM',

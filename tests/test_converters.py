@@ -15,7 +15,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
-from golden import CASES, Golden, relative_error
+from helpers.golden import CASES, Golden, relative_error
+from helpers.tiny import images, randomize, tiny_vittm
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
@@ -24,20 +25,19 @@ from mmengine.runner import load_checkpoint
 from mmpretrain.models import DistilledVisionTransformer, VisionTransformer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import images, randomize, tiny_vittm
 
 from mmvittm.errors import UserError
 from mmvittm.models import ViTTM
-from mmvittm.models.position import resample_pos_embed
-from mmvittm.utils import (
+from mmvittm.models.token_embeds import resample_pos_embed
+from mmvittm.weights import (
     PlainVit,
-    convert_official_state_dict,
-    convert_to_official_state_dict,
-    infer_official_arch,
+    authors_to_mmvittm,
+    infer_authors_arch,
     init_from_vit,
+    mmvittm_to_authors,
     resize_patch_embed,
 )
-from mmvittm.utils.patch_resize import KERNELS, resize_matrix
+from mmvittm.weights.patch_resize import KERNELS, resize_matrix
 
 CONVERTERS = ROOT / 'tools' / 'model_converters'
 UNUSED = ('cls_token', 'pos_embed', 'patch_embed.')
@@ -84,16 +84,16 @@ def used_weights(golden):
 @pytest.mark.parametrize('name', CASES)
 def test_round_trips(name):
     golden = Golden.load(name)
-    ours = convert_official_state_dict(golden.weights)
-    theirs = convert_to_official_state_dict(ours)
+    ours = authors_to_mmvittm(golden.weights)
+    theirs = mmvittm_to_authors(ours)
     assert_same(theirs, used_weights(golden))
-    assert_same(convert_official_state_dict(theirs), ours)
+    assert_same(authors_to_mmvittm(theirs), ours)
 
 
 @pytest.mark.parametrize('name', CASES)
 def test_inferred_config_gives_the_same_tokens(name):
     golden = Golden.load(name)
-    inferred = infer_official_arch(
+    inferred = infer_authors_arch(
         golden.weights, num_heads=2, fusion='EraseFusion' if name == 'linear_erase' else 'AddFusion'
     )
     assert inferred['num_classes'] == 7
@@ -129,10 +129,10 @@ WRAPPED = dict(
 @pytest.mark.parametrize('wrapping', WRAPPED)
 def test_wrappers(wrapping):
     weights = Golden.load('linear_memory_mlp').weights
-    plain = convert_official_state_dict(weights)
+    plain = authors_to_mmvittm(weights)
     wrapped = WRAPPED[wrapping](weights)
-    assert_same(convert_official_state_dict(wrapped), plain)
-    assert infer_official_arch(wrapped, num_heads=2) == infer_official_arch(weights, num_heads=2)
+    assert_same(authors_to_mmvittm(wrapped), plain)
+    assert infer_authors_arch(wrapped, num_heads=2) == infer_authors_arch(weights, num_heads=2)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_wrappers(wrapping):
 def test_refused_keys(change, sentence):
     weights = Golden.load('linear_memory_mlp').weights
     with pytest.raises(UserError, match=sentence):
-        convert_official_state_dict(change(weights))
+        authors_to_mmvittm(change(weights))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_refused_keys(change, sentence):
 def test_parts_the_authors_lack_are_refused(parts, unknown):
     weights = {f'backbone.{key}': value for key, value in tiny_vittm(**parts).state_dict().items()}
     with pytest.raises(UserError, match=unknown):
-        convert_to_official_state_dict(weights)
+        mmvittm_to_authors(weights)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_shapes_that_are_no_model(change, options, sentence):
     weights = Golden.load('linear_add_m4_p8').weights | change
     weights = {key: value for key, value in weights.items() if value is not None}
     with pytest.raises(UserError, match=sentence):
-        infer_official_arch(weights, **dict(num_heads=2) | options)
+        infer_authors_arch(weights, **dict(num_heads=2) | options)
 
 
 def test_infers_what_is_not_square_nor_rgb():
@@ -197,8 +197,8 @@ def test_infers_what_is_not_square_nor_rgb():
         qkv_bias=False,
     )
     ours = {f'backbone.{key}': value for key, value in model.state_dict().items()}
-    theirs = convert_to_official_state_dict(ours)
-    inferred = infer_official_arch(theirs, num_heads=4, img_size=(32, 48))
+    theirs = mmvittm_to_authors(ours)
+    inferred = infer_authors_arch(theirs, num_heads=4, img_size=(32, 48))
     assert inferred['num_classes'] is None
     again = MODELS.build(inferred['backbone'])
     again.load_state_dict(model.state_dict())
@@ -212,8 +212,8 @@ def images_of(channels):
 def test_published_names():
     with torch.device('meta'):
         model = ViTTM('small')
-    theirs = convert_to_official_state_dict({f'backbone.{key}': value for key, value in model.state_dict().items()})
-    backbone = infer_official_arch(theirs)['backbone']
+    theirs = mmvittm_to_authors({f'backbone.{key}': value for key, value in model.state_dict().items()})
+    backbone = infer_authors_arch(theirs)['backbone']
     assert backbone['arch'] == 'small'
     assert backbone['img_size'] == 224
     assert backbone['rw_head'] == dict(type='LinearAttention', latent_ratio=4)
@@ -228,13 +228,13 @@ def test_memory_embedder_stored_as_patch_embed():
         process_embed=dict(type='PatchTokens', patch_size=32),
     )
     ours = {f'backbone.{key}': value for key, value in model.state_dict().items()}
-    theirs = convert_to_official_state_dict(ours)
+    theirs = mmvittm_to_authors(ours)
     shared = {key.replace('memory_embedder', 'patch_embed'): value for key, value in theirs.items()}
     assert 'patch_embed.proj.weight' in shared and 'memory_embedder.proj.weight' not in shared
-    assert_same(convert_official_state_dict(shared), ours)
+    assert_same(authors_to_mmvittm(shared), ours)
     # Where both are there, the one that is used counts.
     stale = {key: torch.zeros_like(value) for key, value in shared.items() if key.startswith('patch_embed')}
-    assert_same(convert_official_state_dict(theirs | stale), ours)
+    assert_same(authors_to_mmvittm(theirs | stale), ours)
 
 
 # ---------------------------------------------------------------- patch embeddings

@@ -6,22 +6,22 @@ import sys
 import numpy as np
 import pytest
 import torch
-from deployment import call_tool, make_models, needs_torch_export, photograph
+from helpers.deployment import call_tool, make_models, needs_torch_export, photograph
+from helpers.tiny import images, one_thread, randomize, tiny_vittm
 from mmengine.dataset import pseudo_collate
 from mmpretrain.models import VisionTransformer
 from mmseg.structures import SegDataSample
-from tiny import images, one_thread, randomize, tiny_vittm
 from torch import nn
 
-from mmvittm.benchmark.networks import inference_network
+from mmvittm.apis.config import load_config
+from mmvittm.apis.tasks import inference_network
 from mmvittm.deploy import FORMATS, verify
-from mmvittm.deploy.card import ModelCard
-from mmvittm.deploy.pictures import read_image
+from mmvittm.deploy.images import read_image
+from mmvittm.deploy.metadata import ModelCard
 from mmvittm.deploy.predict import EagerPredictor, ExportedPredictor, load_model, run_exported
 from mmvittm.deploy.preprocess import FITS, prepare
 from mmvittm.deploy.program import export_program
 from mmvittm.errors import UserError
-from mmvittm.utils.config import load_config
 
 for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
     pytest.importorskip(package)

@@ -16,11 +16,11 @@ import torch
 import torch.multiprocessing as mp
 from PIL import Image
 
+from mmvittm.apis.config import load_config
 from mmvittm.engine import Bf16OptimWrapper
-from mmvittm.engine.fsdp_strategy import fsdp_runs_on_cpu
+from mmvittm.engine.runner.fsdp_strategy import fsdp_runs_on_cpu
 from mmvittm.errors import UserError
-from mmvittm.utils.checkpoint import load_checkpoint_file
-from mmvittm.utils.config import load_config
+from mmvittm.weights.loading import load_checkpoint_file
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('vi*/*.py'))

@@ -9,8 +9,8 @@ import torch
 from mmengine.config import Config
 
 import mmvittm
+from mmvittm.apis.config import build_model, load_config
 from mmvittm.models import ViTTM
-from mmvittm.utils.config import build_model, load_config
 
 CONFIGS = mmvittm.configs_dir()
 # Segmentors; the classifiers are tested in test_recipes.py.

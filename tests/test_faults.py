@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.survival import config, fork, journal, make_data, train, wait
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
-from survival import config, fork, journal, make_data, train, wait
 
 from mmvittm.datasets import SeededDataset, SeededSampler
 from mmvittm.errors import UserError
-from mmvittm.utils.checkpoint import load_checkpoint_file
-from mmvittm.utils.files import require_writable
+from mmvittm.fileio import require_writable
+from mmvittm.weights.loading import load_checkpoint_file
 
 
 def run(cfg, folder, resume=False, prepare=lambda runner: None):

@@ -16,12 +16,12 @@ from mmengine.config import Config
 from torch import nn
 from torch.nn import functional as F
 
+from mmvittm.apis.cli import run_tool
+from mmvittm.apis.config import build_model, load_config
+from mmvittm.apis.tasks import inference_network
 from mmvittm.benchmark.backends import inference
-from mmvittm.benchmark.networks import inference_network
+from mmvittm.benchmark.complexity import count_macs, count_parameters
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.complexity import count_macs, count_parameters
-from mmvittm.utils.config import build_model, load_config
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / 'tools' / 'fps_benchmark.py'

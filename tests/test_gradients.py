@@ -5,9 +5,9 @@ from math import isfinite
 
 import pytest
 import torch
-from golden import relative_error
+from helpers.golden import relative_error
+from helpers.tiny import EMBEDS, FUSIONS, HEADS, MEMORY_BLOCKS, images, one_thread, tiny_vittm  # noqa: F401
 from mmengine.utils import digit_version
-from tiny import EMBEDS, FUSIONS, HEADS, MEMORY_BLOCKS, images, one_thread, tiny_vittm  # noqa: F401
 from torch import nn
 
 from mmvittm.models.rw_heads import RWHead

@@ -15,8 +15,8 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mmvittm.models.position import resample_pos_embed
-from mmvittm.utils.checkpoint import load_checkpoint_file
+from mmvittm.models.token_embeds import resample_pos_embed
+from mmvittm.weights.loading import load_checkpoint_file
 
 ROOT = Path(__file__).parents[1]
 TINY = """dict(

@@ -6,15 +6,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from deployment import call_tool, make_models, needs_torch_export, photograph
+from helpers.deployment import call_tool, make_models, needs_torch_export, photograph
 from mmengine.registry import DefaultScope
 from mmseg.apis import inference_model
 from PIL import Image
 
-from mmvittm.deploy.pictures import read_image
+from mmvittm.apis.config import load_config
+from mmvittm.deploy.images import read_image
 from mmvittm.deploy.predict import EagerPredictor
 from mmvittm.errors import UserError
-from mmvittm.utils.config import load_config
 
 BLUE, GREEN = (0, 0, 255), (0, 128, 0)
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from golden import CASES, Golden, relative_error
+from helpers.golden import CASES, Golden, relative_error
 from mmpretrain.registry import MODELS
 
-from mmvittm.utils import convert_official_state_dict
+from mmvittm.weights import authors_to_mmvittm
 
 WITH_MAPS = ('linear_add_m4_p8', 'linear_add_m8_p8', 'linear_add_resized_input')
 
@@ -44,5 +44,5 @@ def test_logits(name):
     for predict_from, logits in expected.items():
         head = dict(type='mmvittm.ViTTMClsHead', num_classes=7, in_channels=16, predict_from=predict_from)
         model = MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head)).eval()
-        model.load_state_dict(convert_official_state_dict(golden.weights), strict=True)
+        model.load_state_dict(authors_to_mmvittm(golden.weights), strict=True)
         assert relative_error(model(golden.tensors['input'], mode='tensor'), logits) < 1e-5

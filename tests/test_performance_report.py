@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mmvittm.apis.cli import run_tool
 from mmvittm.benchmark import markdown
-from mmvittm.utils.cli import run_tool
 
 TOOL = Path(__file__).parents[1] / 'tools' / 'performance_report.py'
 

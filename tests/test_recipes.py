@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
+from helpers.tiny import one_thread  # noqa: F401
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATA_SAMPLERS, PARAM_SCHEDULERS, TRANSFORMS, DefaultScope
 from mmpretrain.structures import DataSample
-from tiny import one_thread  # noqa: F401
 
 import mmvittm
+from mmvittm.apis.config import build_model, load_config
 from mmvittm.errors import UserError
-from mmvittm.utils.config import build_model, load_config
 
 CONFIGS = mmvittm.configs_dir()
 CLASSIFIERS = sorted(

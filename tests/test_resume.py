@@ -12,17 +12,17 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from helpers.survival import TASKS, config, fork, journal, make_data, state, train, wait
 from kill_and_resume import compare, survive
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.utils import digit_version
-from survival import TASKS, config, fork, journal, make_data, state, train, wait
 
+from mmvittm.apis.config import load_config
+from mmvittm.apis.resume import newest_checkpoint
 from mmvittm.datasets import SeededDataset, SeededSampler
 from mmvittm.errors import UserError
-from mmvittm.utils.checkpoint import newest_checkpoint
-from mmvittm.utils.config import load_config
-from mmvittm.utils.files import atomic_path, remove_leftovers
+from mmvittm.fileio import atomic_path, remove_leftovers
 
 ROOT = Path(__file__).parents[1]
 # torch 2.1 starts threads in a data loader's worker before it can be told to leave SIGTERM alone
@@ -208,7 +208,7 @@ def test_damaged_newest_is_passed_over(finished, damage, tmp_path):
     pointer.write_text(str(newest))
     assert newest_checkpoint(tmp_path / 'copy') == newest
     damage(newest)
-    with mock.patch('mmvittm.utils.checkpoint.print_log') as log:
+    with mock.patch('mmvittm.weights.loading.print_log') as log:
         before = newest_checkpoint(tmp_path / 'copy')
     assert f'{newest} is torn or damaged' in log.call_args.args[0]
     assert before.stem.split('_')[0] == newest.stem.split('_')[0] and before != newest

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.survival import config, fork, make_data, wait
 from mmengine.runner import CheckpointLoader
-from survival import config, fork, make_data, wait
 
 from mmvittm.errors import UserError
-from mmvittm.utils.checkpoint import load_checkpoint_file, use_safe_loading
+from mmvittm.weights.loading import load_checkpoint_file, use_safe_loading
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from mmseg.structures import SegDataSample
 from PIL import Image
 
+from mmvittm.apis.config import build_model, load_config
 from mmvittm.datasets import BlueMarbleDataset
-from mmvittm.utils.checkpoint import load_checkpoint_file
-from mmvittm.utils.config import build_model, load_config
+from mmvittm.weights.loading import load_checkpoint_file
 
 ROOT = Path(__file__).parents[1]
 DEMO = 'configs/vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'

@@ -3,13 +3,13 @@
 import pytest
 import torch
 import torch.distributed as dist
+from helpers.tiny import images, one_thread  # noqa: F401
 from mmengine.dataset import pseudo_collate
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny import images, one_thread  # noqa: F401
 from torch.utils.data import DataLoader
 
 from mmvittm.engine import TrainingDynamicsHook

@@ -6,9 +6,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from mmvittm.apis.config import build_model, input_size, load_config
 from mmvittm.errors import UserError
-from mmvittm.utils.config import build_model, input_size, load_config
-from mmvittm.utils.files import atomic_path
+from mmvittm.fileio import atomic_path
 
 BACKBONE = dict(
     type='mmpretrain.VisionTransformer',

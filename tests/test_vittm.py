@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mmvittm.errors import UserError
 from mmvittm.models import ViTTM
-from mmvittm.models.position import grid_of, resample_pos_embed
+from mmvittm.models.token_embeds import grid_of, resample_pos_embed
 
 ARCH = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
 
@@ -116,7 +116,7 @@ def test_kept_positions_follow_the_parameter(change):
 def test_positions_are_kept_without_gradients_only(monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        'mmvittm.models.position.resample_pos_embed', lambda *args: sizes.append(args) or resample_pos_embed(*args)
+        'mmvittm.models.token_embeds.resample_pos_embed', lambda *args: sizes.append(args) or resample_pos_embed(*args)
     )
     model, image = build(), torch.randn(1, 3, 48, 40)
     with torch.inference_mode():
@@ -141,7 +141,7 @@ def test_grid_that_cannot_be_told():
 
 def test_checkpoint_of_another_img_size_is_resampled_and_says_so(monkeypatch):
     said = []
-    monkeypatch.setattr('mmvittm.models.position.print_log', lambda message, **_: said.append(message))
+    monkeypatch.setattr('mmvittm.models.token_embeds.print_log', lambda message, **_: said.append(message))
     source, target = build(img_size=32), build(img_size=(24, 48))
     weights = {key: value.clone() for key, value in source.state_dict().items()}
     target.load_state_dict(weights)

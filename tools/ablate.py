@@ -27,10 +27,10 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeR
 from rich.table import Table
 
 import mmvittm
+from mmvittm.apis.cli import run_tool
+from mmvittm.apis.config import load_config
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.config import load_config
-from mmvittm.utils.files import atomic_path
+from mmvittm.fileio import atomic_path
 
 TOOLS = Path(__file__).parent
 ITERATION = re.compile(r'Iter\((\w+)\) *\[ *(\d+)/(\d+)\]')  # mmengine's log lines

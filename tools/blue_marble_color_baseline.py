@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mmvittm.apis.cli import run_tool
 from mmvittm.datasets import BlueMarbleDataset, CheckLabels
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.files import atomic_path
+from mmvittm.fileio import atomic_path
 
 try:
     from sklearn.ensemble import HistGradientBoostingClassifier

@@ -15,8 +15,8 @@ from mmengine.runner import find_latest_checkpoint
 from rich.console import Console
 from rich.table import Table
 
+from mmvittm.apis.cli import run_tool
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
 
 CONFIG = 'configs/vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
 BASELINE = 'configs/vit/vit-t16_upernet_1xb8-demo_blue-marble-256x256.py'

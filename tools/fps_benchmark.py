@@ -23,6 +23,7 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mmvittm.apis.cli import run_tool
 from mmvittm.benchmark.backends import BACKENDS, DTYPES, Way
 from mmvittm.benchmark.contender import Setup
 from mmvittm.benchmark.machine import Machine
@@ -33,8 +34,7 @@ from mmvittm.benchmark.statistics import Spread
 from mmvittm.benchmark.sweep import SWEEPS, Sweep
 from mmvittm.benchmark.timing import MIN_ROUNDS, TIMERS, Limits
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.files import atomic_path
+from mmvittm.fileio import atomic_path
 
 
 def parse_args() -> argparse.Namespace:

@@ -15,11 +15,11 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import Progress
 
-from mmvittm.deploy.pictures import IMAGE_SUFFIXES, read_image
+from mmvittm.apis.cli import run_tool
+from mmvittm.deploy.images import IMAGE_SUFFIXES, read_image
 from mmvittm.deploy.predict import Predictor, predictor
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.files import atomic_path, require_writable
+from mmvittm.fileio import atomic_path, require_writable
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 FONT_SIZE = 14

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mmvittm.apis.cli import run_tool
 from mmvittm.benchmark.markdown import AGREEMENT, TARGETS, generated, pictures, renewed, speeds
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.files import atomic_path
+from mmvittm.fileio import atomic_path
 
 VIT, VITTM = 'configs/vit/vit-b16', 'configs/vittm/vittm-b_28-28'
 CLASSIFIERS = [f'{VIT}_in21k-p-pre_16xb128-300e_in1k.py', f'{VITTM}_in21k-p-pre_16xb128-300e_in1k.py']

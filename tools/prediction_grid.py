@@ -9,11 +9,11 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
+from mmvittm.apis.cli import run_tool
+from mmvittm.apis.config import load_config
+from mmvittm.apis.data import check_data
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.config import load_config
-from mmvittm.utils.data import check_data
-from mmvittm.utils.files import atomic_path
+from mmvittm.fileio import atomic_path
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt

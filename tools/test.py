@@ -7,11 +7,11 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.fileio import dump
 
+from mmvittm.apis.cli import run_tool
+from mmvittm.apis.data import check_data
+from mmvittm.apis.runner import add_common_arguments, build_runner, config_from
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.data import check_data
-from mmvittm.utils.files import atomic_path
-from mmvittm.utils.runner import add_common_arguments, build_runner, config_from
+from mmvittm.fileio import atomic_path
 
 
 def parse_args() -> argparse.Namespace:

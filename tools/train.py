@@ -5,10 +5,10 @@ import argparse
 import torch
 from mmengine.config import Config
 
+from mmvittm.apis.cli import run_tool
+from mmvittm.apis.data import check_data
+from mmvittm.apis.runner import add_common_arguments, build_runner, config_from
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.data import check_data
-from mmvittm.utils.runner import add_common_arguments, build_runner, config_from
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,6 +1,5 @@
 """The instrument behind ``tools/fps_benchmark.py``; import the module you need.
 
-networks    what of a model is timed
 backends    what runs it: PyTorch, torch.compile, ONNX Runtime, OpenVINO
 contender   a network ready to be timed by a backend
 timing      interleaved rounds that go on until the medians are known well enough

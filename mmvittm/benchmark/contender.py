@@ -9,14 +9,14 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from ..apis.config import build_model, input_size, load_config
+from ..apis.tasks import inference_network
 from ..errors import UserError
-from ..utils.checkpoint import load_weights
-from ..utils.complexity import count_macs, count_parameters, count_step_macs
-from ..utils.config import build_model, input_size, load_config
+from ..weights.mismatch import load_weights
 from .backends import BACKENDS, Way, training_step
 from .ceiling import MatrixProducts, Product
+from .complexity import count_macs, count_parameters, count_step_macs
 from .memory import PEAKS
-from .networks import inference_network
 from .timing import Run
 
 # What a network raises on images that it cannot take.

@@ -88,7 +88,7 @@ def time_parts(network: nn.Module, run: Run, passes: int, device: str = 'cpu') -
     """Milliseconds of a pass by part.
 
     Args:
-        network (nn.Module): The network that ``run`` runs, as :func:`~.networks.inference_network` makes it.
+        network (nn.Module): The network that ``run`` runs, as :func:`~mmvittm.apis.tasks.inference_network` makes it.
         run (Callable): One pass.
         passes (int): How often to run it.
         device (str): Where it runs. Defaults to ``'cpu'``.

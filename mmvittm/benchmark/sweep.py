@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from ..apis.config import load_config
 from ..errors import UserError
-from ..utils.config import load_config
 from .contender import Setup, Subject
 
 

@@ -61,7 +61,7 @@ class Format(ABC):
 
         Args:
             network (nn.Module): Takes images and gives one tensor or several, as
-                :func:`mmvittm.benchmark.networks.inference_network` makes it.
+                :func:`mmvittm.apis.tasks.inference_network` makes it.
             images (Tensor): ``(B, 3, H, W)``, an example.
             path (Path): The file, which is not written atomically. Files of :meth:`files` appear beside it.
             dtype (str): One of :attr:`dtypes`. Defaults to ``'fp32'``.

@@ -11,13 +11,14 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from ..apis.config import build_model, load_config
+from ..apis.data import innermost_datasets
 from ..errors import UserError
-from ..utils.checkpoint import describe_mismatch, load_checkpoint_file, weights_of
-from ..utils.config import build_model, load_config
-from ..utils.data import innermost_datasets
+from ..weights.loading import load_checkpoint_file, weights_of
+from ..weights.mismatch import describe_mismatch
 from .base import Session
-from .card import ModelCard, class_names
 from .formats import FORMATS, format_of
+from .metadata import ModelCard, class_names
 from .preprocess import prepare
 from .tasks import TASKS, Task, task_of
 

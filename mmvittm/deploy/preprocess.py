@@ -5,7 +5,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from .card import ModelCard, Size
+from .metadata import ModelCard, Size
 
 
 def inside(image: np.ndarray, shape: Size) -> np.ndarray:

@@ -11,7 +11,7 @@ from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.position import PositionEmbedding
+from ..models.token_embeds import PositionEmbedding
 
 OLDEST_TORCH = '2.6'
 

@@ -10,7 +10,7 @@ from mmseg.models import EncoderDecoder
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .card import ModelCard, Size
+from .metadata import ModelCard, Size
 
 
 class Task(ABC):

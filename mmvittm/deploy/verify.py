@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .base import Session
-from .card import ModelCard
+from .metadata import ModelCard
 from .tasks import Task
 
 

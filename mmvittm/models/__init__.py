@@ -1,16 +1,9 @@
+from .backbones.vittm import ViTTM
 from .fusions import AddEraseFusion, AddFusion, EraseFusion
 from .heads import ViTTMClsHead
 from .memory_blocks import MemoryBlock, MemoryConvNeXt, MemoryMLP
-from .rw_heads import (
-    CrossAttention,
-    DynaMixer,
-    LatentAttention,
-    LatentCrossAttention,
-    LinearAttention,
-    TokenLearner,
-)
+from .rw_heads import CrossAttention, DynaMixer, LatentAttention, LatentCrossAttention, LinearAttention, TokenLearner
 from .token_embeds import LearnedTokens, PatchTokens, PooledTokens
-from .vittm import ViTTM
 
 __all__ = [
     'AddEraseFusion',

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mmvittm.apis.cli import run_tool
 from mmvittm.datasets import BlueMarbleDataset
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.files import atomic_folder, installed_file
+from mmvittm.fileio import atomic_folder, installed_file
 
 CLASSES = BlueMarbleDataset.METAINFO['classes']
 WATER = CLASSES.index('water')

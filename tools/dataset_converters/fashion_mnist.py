@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from image_folders import Split, convert
 
+from mmvittm.apis.cli import run_tool
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
 
 SOURCE = Path('/usr/share/datasets/fashion-mnist')
 FILES = {'train': 'train', 'val': 't10k'}  # how the files of a split begin

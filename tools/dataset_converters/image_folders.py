@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mmvittm.errors import UserError
-from mmvittm.utils.files import atomic_folder
+from mmvittm.fileio import atomic_folder
 
 
 class Split(NamedTuple):

@@ -3,8 +3,8 @@
 import numpy as np
 from image_folders import Split, convert, hold_out_fifth
 
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.files import installed_file
+from mmvittm.apis.cli import run_tool
+from mmvittm.fileio import installed_file
 
 
 def read() -> dict[str, Split]:

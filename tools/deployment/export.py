@@ -15,18 +15,18 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import Progress, track
 
-from mmvittm.benchmark.networks import inference_network
+from mmvittm.apis.cli import run_tool
+from mmvittm.apis.config import load_config
+from mmvittm.apis.tasks import inference_network
 from mmvittm.deploy import FORMATS
-from mmvittm.deploy.card import ModelCard, class_names, normalisation
-from mmvittm.deploy.pictures import images_in, read_image, sample_images
+from mmvittm.deploy.images import images_in, read_image, sample_images
+from mmvittm.deploy.metadata import ModelCard, class_names, normalisation
 from mmvittm.deploy.predict import load_model, num_classes
 from mmvittm.deploy.preprocess import prepare
 from mmvittm.deploy.tasks import Task, task_of
 from mmvittm.deploy.verify import TOLERANCES, verify
 from mmvittm.errors import UserError
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.config import load_config
-from mmvittm.utils.files import require_writable
+from mmvittm.fileio import require_writable
 
 RANDOM = 'none'
 

@@ -6,12 +6,12 @@ Preprocessing, metrics and data set are the config's; the exported file computes
 import argparse
 from pathlib import Path
 
+from mmvittm.apis.cli import run_tool
+from mmvittm.apis.data import check_data
+from mmvittm.apis.runner import add_common_arguments, build_runner, config_from
 from mmvittm.deploy import format_of
-from mmvittm.deploy.card import ModelCard
+from mmvittm.deploy.metadata import ModelCard
 from mmvittm.deploy.predict import run_exported
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.data import check_data
-from mmvittm.utils.runner import add_common_arguments, build_runner, config_from
 
 
 def parse_args() -> argparse.Namespace:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import mmvittm
 from mmvittm.errors import UserError
-from mmvittm.utils.checkpoint import describe_mismatch, load_checkpoint_file
-from mmvittm.utils.files import atomic_path
+from mmvittm.fileio import atomic_path
+from mmvittm.weights.loading import load_checkpoint_file
+from mmvittm.weights.mismatch import describe_mismatch
 
 PYTORCH_SUFFIXES = ('.pth', '.pt', '.ckpt', '.tar')
 
@@ -52,7 +53,7 @@ def add_arch_options(parser: argparse.ArgumentParser) -> None:
 
 
 def arch_options(args: argparse.Namespace) -> dict:
-    """The options of :func:`add_arch_options` as arguments of ``infer_official_arch``."""
+    """The options of :func:`add_arch_options` as arguments of ``infer_authors_arch``."""
     return dict(num_heads=args.num_heads, fusion=args.fusion, img_size=args.img_size and tuple(args.img_size))
 
 

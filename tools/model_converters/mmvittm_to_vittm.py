@@ -12,9 +12,9 @@ from conversion import add_arch_options, arch_options, build_and_load, convert_f
 from rich.console import Console
 from torch import Tensor
 
-from mmvittm.utils import convert_official_state_dict, convert_to_official_state_dict, infer_official_arch
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.key_table import unwrapped
+from mmvittm.apis.cli import run_tool
+from mmvittm.weights import authors_to_mmvittm, infer_authors_arch, mmvittm_to_authors
+from mmvittm.weights.key_table import unwrapped
 
 # Parts of a segmentor; the authors' layout is a classifier's.
 SEGMENTOR_PARTS = ('decode_head.', 'auxiliary_head.', 'data_preprocessor.')
@@ -33,10 +33,8 @@ def main() -> None:
     def convert(checkpoint: dict) -> dict[str, Tensor]:
         weights = unwrapped(checkpoint)
         ours = {key: value for key, value in weights.items() if not key.startswith(SEGMENTOR_PARTS)}
-        theirs = convert_to_official_state_dict(ours)
-        build_and_load(
-            infer_official_arch(theirs, **arch_options(args))['backbone'], convert_official_state_dict(theirs)
-        )
+        theirs = mmvittm_to_authors(ours)
+        build_and_load(infer_authors_arch(theirs, **arch_options(args))['backbone'], authors_to_mmvittm(theirs))
         if 'ema_state_dict' in checkpoint:
             console.print('Took the averaged weights.')
         if len(ours) < len(weights):

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from mmvittm.apis.cli import run_tool
 from mmvittm.errors import UserError
 from mmvittm.models import ViTTM
-from mmvittm.utils import PlainVit, init_from_vit
-from mmvittm.utils.cli import run_tool
-from mmvittm.utils.patch_resize import KERNELS
-from mmvittm.utils.plain_vit import VitInit
+from mmvittm.weights import PlainVit, init_from_vit
+from mmvittm.weights.patch_resize import KERNELS
+from mmvittm.weights.plain_vit import VitInit
 
 
 def parse_args() -> argparse.Namespace:

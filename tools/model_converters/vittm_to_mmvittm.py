@@ -10,8 +10,8 @@ from pathlib import Path
 from conversion import add_arch_options, arch_options, build_and_load, convert_file, converter_parser, print_config
 from torch import Tensor
 
-from mmvittm.utils import convert_official_state_dict, infer_official_arch
-from mmvittm.utils.cli import run_tool
+from mmvittm.apis.cli import run_tool
+from mmvittm.weights import authors_to_mmvittm, infer_authors_arch
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,8 +24,8 @@ def main() -> None:
     args = parse_args()
 
     def convert(checkpoint: dict) -> dict[str, Tensor]:
-        inferred = infer_official_arch(checkpoint, **arch_options(args))
-        ours = convert_official_state_dict(checkpoint)
+        inferred = infer_authors_arch(checkpoint, **arch_options(args))
+        ours = authors_to_mmvittm(checkpoint)
         build_and_load(inferred['backbone'], ours)
         classes = inferred['num_classes']
         print_config(

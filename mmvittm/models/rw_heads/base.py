@@ -6,7 +6,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from ...errors import UserError
-from ..build import positive_int
+from ..builder import positive_int
 
 
 class RWHead(BaseModule):

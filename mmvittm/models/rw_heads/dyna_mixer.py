@@ -1,7 +1,7 @@
 from torch import Tensor, nn
 
 from ...registry import RW_HEADS
-from ..build import check_tokens, positive_int
+from ..builder import check_tokens, positive_int
 from .base import RWHead, merge_heads, weighted_sum
 
 

@@ -1,7 +1,7 @@
 from torch import Tensor, nn
 
 from ...registry import RW_HEADS
-from ..build import positive_int
+from ..builder import positive_int
 from ..mlp import MLP
 from .base import RWHead, latent_width, weighted_sum
 

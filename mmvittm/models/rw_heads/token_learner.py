@@ -2,7 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from ...registry import RW_HEADS
-from ..build import check_tokens, positive_int
+from ..builder import check_tokens, positive_int
 from ..mlp import MLP
 from .base import RWHead, weighted_sum
 

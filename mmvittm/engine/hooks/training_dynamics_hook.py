@@ -1,0 +1,128 @@
+from collections.abc import Callable, Iterable
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ...errors import UserError
+from ...models import ViTTM
+from ...registry import HOOKS
+
+
+@HOOKS.register_module()
+class TrainingDynamicsHook(Hook):
+    """Logs how both streams, their updates and the gradients of a ViTTM grow from block to block.
+
+    For each block i, to all backends of the visualizer (TensorBoard, W&B, …), as ``<backbone>/<scalar>/block_i``:
+
+    - ``process_norm``: norm of the process tokens as they leave the ViT block, before the write's norm replaces them;
+    - ``memory_norm``: norm of the memory tokens as they leave the block;
+    - ``read_update``, ``write_update``: norm of what is read and written, relative to that of the tokens it is for;
+    - ``grad_norm``, ``read_head_grad_norm``, ``write_head_grad_norm``: norm of the gradients of the block and of its
+      heads, as the optimizer applies them: averaged over processes, unscaled and clipped.
+
+    and ``<backbone>/grad_norm/embeddings``. Norms of tokens are L2 norms, averaged over the images and tokens of the
+    main process. Between the iterations that are logged the model is left alone; in those that are, activation
+    checkpointing counts once, and gradient accumulation is waited for.
+
+    Args:
+        interval (int): Iterations between two that are logged. Defaults to 50.
+
+    Raises:
+        UserError: If ``interval`` is not positive, or the model has no ViTTM.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise UserError(f'the interval of TrainingDynamicsHook is {interval}: give 1 or more iterations')
+        self.interval = interval
+        self._handles = []
+        self._scalars: dict[str, Tensor] = {}
+        self._stepped = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the ViTTMs of the model."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._backbones = {name: module for name, module in model.named_modules() if isinstance(module, ViTTM)}
+        if not self._backbones:
+            raise UserError('TrainingDynamicsHook finds no ViTTM in the model: leave it out of custom_hooks')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Watch the model in an iteration that is to be logged."""
+        if not self.every_n_train_iters(runner, self.interval) or self._handles or not is_main_process():
+            return
+        for name, backbone in self._backbones.items():
+            for index, layer in enumerate(backbone.layers):
+                self._watch(layer.vit_block, f'{name}/process_norm/block_{index:02d}', _norm_of_output)
+                self._watch(layer, f'{name}/memory_norm/block_{index:02d}', _norm_of_memory)
+                self._watch(layer.read_head, f'{name}/read_update/block_{index:02d}', _relative_update)
+                self._watch(layer.write_head, f'{name}/write_update/block_{index:02d}', _relative_update)
+        # before mmengine's wrapper clears the gradients, which it does within the iteration
+        self._handles.append(runner.optim_wrapper.optimizer.register_step_pre_hook(self._on_step))
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        """Log what was seen, once the optimizer has made its step, and let go of the model."""
+        if not self._stepped:
+            return
+        for handle in self._handles:
+            handle.remove()
+        values = torch.stack([value.float() for value in self._scalars.values()]).tolist()  # one transfer for all
+        runner.visualizer.add_scalars(dict(zip(self._scalars, values, strict=True)), step=runner.iter + 1)
+        self._handles, self._scalars, self._stepped = [], {}, False
+
+    def _watch(self, module: nn.Module, key: str, measure: Callable[[tuple, object], Tensor | None]) -> None:
+        @torch.no_grad()
+        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
+            # The first call counts: recomputation in the backward pass is another.
+            if key not in self._scalars and (value := measure(inputs, output)) is not None:
+                self._scalars[key] = value
+
+        self._handles.append(module.register_forward_hook(hook))
+
+    @torch.no_grad()
+    def _on_step(self, *_: object) -> None:
+        for name, backbone in self._backbones.items():
+            groups = {f'{name}/grad_norm/embeddings': (backbone.memory_embed, backbone.process_embed)}
+            for index, layer in enumerate(backbone.layers):
+                groups[f'{name}/grad_norm/block_{index:02d}'] = (layer,)
+                groups[f'{name}/read_head_grad_norm/block_{index:02d}'] = (layer.read_head,)
+                groups[f'{name}/write_head_grad_norm/block_{index:02d}'] = (layer.write_head,)
+            for key, modules in groups.items():
+                if (norm := _grad_norm(modules)) is not None:
+                    self._scalars[key] = norm
+        self._stepped = True
+
+
+def _token_norm(tokens: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(tokens.float(), dim=-1).mean()
+
+
+def _norm_of_output(inputs: tuple, output: Tensor) -> Tensor:
+    return _token_norm(output)
+
+
+def _norm_of_memory(inputs: tuple, output: tuple[Tensor, Tensor | None]) -> Tensor | None:
+    memory = output[1]
+    return None if memory is None else _token_norm(memory)
+
+
+def _relative_update(inputs: tuple[Tensor, Tensor], output: Tensor) -> Tensor:
+    target = inputs[1]  # the query of a read/write head
+    return _token_norm(output) / _token_norm(target)
+
+
+def _grad_norm(modules: Iterable[nn.Module]) -> Tensor | None:
+    norms = [
+        torch.linalg.vector_norm(parameter.grad.float())
+        for module in modules
+        for parameter in module.parameters()
+        if parameter.grad is not None
+    ]
+    return torch.linalg.vector_norm(torch.stack(norms)) if norms else None

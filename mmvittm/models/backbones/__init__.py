@@ -1,0 +1,3 @@
+from .vittm import ViTTM, ViTTMLayer
+
+__all__ = ['ViTTM', 'ViTTMLayer']

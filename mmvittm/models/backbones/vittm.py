@@ -1,0 +1,356 @@
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+import torch.utils.checkpoint as cp
+from mmcv.cnn.bricks.drop import build_dropout
+from mmengine.model import BaseModule, ModuleList
+from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
+from mmpretrain.models.utils import build_norm_layer
+from torch import Tensor, nn
+
+from ...errors import UserError
+from ...registry import FUSIONS, MEMORY_BLOCKS, MODELS, RW_HEADS, TOKEN_EMBEDS
+from ..builder import build_part, positive_int, size_2d
+from ..fusions import Fusion
+from ..memory_blocks import MemoryBlock
+from ..rw_heads import RWHead
+from ..streams import OUT_STREAMS, Streams, tokens_to_map
+from ..token_embeds import Grid
+
+
+class ViTTMLayer(BaseModule):
+    """One block of a ViTTM: read, ViT block, write (ViTTM paper).
+
+    One LayerNorm serves both streams before the read and one before the write, and its output replaces the streams.
+
+    Args:
+        vit_block (TransformerEncoderLayer): What the process tokens pass through.
+        read_head (RWHead): Brings memory to process tokens.
+        write_head (RWHead): Brings process to memory tokens.
+        memory_block (MemoryBlock): What is done to the memory around the write.
+        norm_cfg (dict): Config of the two LayerNorms.
+        rw_drop_path_rate (float): Stochastic depth of the read and the write.
+    """
+
+    def __init__(
+        self,
+        vit_block: TransformerEncoderLayer,
+        read_head: RWHead,
+        write_head: RWHead,
+        memory_block: MemoryBlock,
+        norm_cfg: dict,
+        rw_drop_path_rate: float,
+    ) -> None:
+        super().__init__()
+        self.read_norm = build_norm_layer(norm_cfg, vit_block.embed_dims)
+        self.read_head = read_head
+        self.vit_block = vit_block
+        self.write_norm = build_norm_layer(norm_cfg, vit_block.embed_dims)
+        self.write_head = write_head
+        self.memory_block = memory_block
+        self.drop_path = build_dropout(dict(type='DropPath', drop_prob=rw_drop_path_rate))
+
+    def forward(
+        self, process: Tensor, memory: Tensor, read_fusion: Fusion, write_fusion: Fusion, write: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the block.
+
+        Args:
+            process (Tensor): ``(B, Np, C)``.
+            memory (Tensor): ``(B, Nm, C)``.
+            read_fusion (Fusion): Takes what was read into the process tokens.
+            write_fusion (Fusion): Takes what is written into the memory tokens.
+            write (bool): False leaves the write out, for a last block whose memory nobody asks for.
+
+        Returns:
+            tuple: Both streams; the memory is None without a write.
+        """
+        process, memory = self.read_norm(process), self.read_norm(memory)
+        process = read_fusion(process, self.drop_path(self.read_head(memory, process)))
+        process = self.write_norm(self.vit_block(process))
+        if not write:
+            return process, None
+
+        def write_to(memory: Tensor) -> Tensor:
+            return write_fusion(memory, self.drop_path(self.write_head(process, memory)))
+
+        return process, self.memory_block(self.write_norm(memory), write_to)
+
+
+@MODELS.register_module()
+class ViTTM(BaseModule):
+    """Vision Token Turing Machine.
+
+    A PyTorch implementation of `Token Turing Machines are Efficient Vision Models
+    <https://arxiv.org/abs/2409.07613>`_: few process tokens pass through ViT blocks, many memory tokens never do, and
+    read and write heads move information between the two streams in every block.
+
+    Args:
+        arch (str | dict): 'tiny', 'small', 'base' or 'large', or a dict of ``embed_dims``, ``num_layers``,
+            ``num_heads`` and ``feedforward_channels``.
+        img_size (int | tuple[int, int]): Height and width that the position embeddings are made for, in pixels; any
+            other input size is taken too.
+        in_channels (int): Channels of the image.
+        memory_embed (dict): How memory tokens are made, a part from :data:`mmvittm.registry.TOKEN_EMBEDS`.
+        process_embed (dict): How process tokens are made, likewise.
+        rw_head (dict): The read and write heads, from :data:`mmvittm.registry.RW_HEADS`.
+        fusion (dict): How updates are taken in, from :data:`mmvittm.registry.FUSIONS`.
+        memory_block (dict, optional): What is done to the memory around a write, from
+            :data:`mmvittm.registry.MEMORY_BLOCKS`. Defaults to None, the write alone.
+        out_indices (int | Sequence[int]): Blocks whose maps are returned, counted from 0; negative ones from the end.
+        out_stream (str | Sequence[str]): 'process', 'memory', 'concat' (process, then memory, on channels; on the
+            memory's grid) or 'tokens' (both streams as tokens, for a classifier), for all out indices or one for each.
+        qkv_bias (bool): Whether queries, keys and values of the ViT blocks have a bias.
+        layer_scale_init_value (float): Initial layer scale of the ViT blocks (DeiT-III); 0 for none.
+        drop_rate (float): Dropout after the position embeddings and in the ViT blocks.
+        drop_path_rate (float): Stochastic depth of the last ViT block; a linear ramp from 0 leads to it.
+        rw_drop_path_rate (float): Stochastic depth of every read and write.
+        norm_cfg (dict): Config of the LayerNorms outside of heads and memory blocks.
+        frozen_stages (int): 0 freezes the embeddings, n also the first n blocks; -1 freezes nothing.
+        with_cp (bool): Whether to checkpoint activations, block by block, to save memory in training.
+        init_cfg (dict, optional): Initialisation config, for instance ``dict(type='Pretrained', checkpoint=…)``.
+
+    Parameters that the chosen outputs cannot reach are kept, so that a checkpoint fits every choice of outputs, but
+    they are frozen and ``forward`` does not run them.
+
+    Raises:
+        UserError: If an argument is unknown or out of range.
+    """
+
+    num_extra_tokens = 0  # no class token; mmpretrain's tools ask
+    arch_zoo = dict(
+        tiny=dict(embed_dims=192, num_layers=12, num_heads=3, feedforward_channels=768),
+        small=dict(embed_dims=384, num_layers=12, num_heads=6, feedforward_channels=1536),
+        base=dict(embed_dims=768, num_layers=12, num_heads=12, feedforward_channels=3072),
+        large=dict(embed_dims=1024, num_layers=24, num_heads=16, feedforward_channels=4096),
+    )
+
+    def __init__(
+        self,
+        arch: str | dict = 'base',
+        img_size: int | tuple[int, int] = 224,
+        in_channels: int = 3,
+        memory_embed: dict = dict(type='PatchTokens', patch_size=28),
+        process_embed: dict = dict(type='PatchTokens', patch_size=28),
+        rw_head: dict = dict(type='LinearAttention', latent_ratio=4),
+        fusion: dict = dict(type='AddFusion'),
+        memory_block: dict | None = None,
+        out_indices: int | Sequence[int] = -1,
+        out_stream: str | Sequence[str] = 'process',
+        qkv_bias: bool = True,
+        layer_scale_init_value: float = 0.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        rw_drop_path_rate: float = 0.0,
+        norm_cfg: dict = dict(type='LN', eps=1e-6),
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        arch = self._arch_settings(arch)
+        self.embed_dims = arch['embed_dims']
+        self.num_layers = arch['num_layers']
+        self.img_size = size_2d('img_size', img_size)
+        self.out_indices = self._checked_out_indices(out_indices)
+        self.out_stream = self._checked_out_stream(out_stream)
+        # here, since torch.compile of 2.1 knows no strict zip
+        self._wanted = tuple(zip(self.out_indices, self.out_stream, strict=True))
+        if not -1 <= frozen_stages <= self.num_layers:
+            raise UserError(f'frozen_stages={frozen_stages} is not within -1 … {self.num_layers}')
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+
+        embed_args = dict(in_channels=in_channels, embed_dims=self.embed_dims, img_size=self.img_size)
+        self.memory_embed = build_part(TOKEN_EMBEDS, memory_embed, **embed_args)
+        self.process_embed = build_part(TOKEN_EMBEDS, process_embed, **embed_args)
+        if not (self.memory_embed.from_image or self.process_embed.from_image):
+            raise UserError(
+                f'neither memory_embed {type(self.memory_embed).__name__} nor process_embed '
+                f'{type(self.process_embed).__name__} starts from the image: choose PatchTokens for one of them'
+            )
+        self.drop_after_pos = nn.Dropout(drop_rate)
+
+        process_tokens = self.process_embed.grid[0] * self.process_embed.grid[1]
+        memory_tokens = self.memory_embed.grid[0] * self.memory_embed.grid[1]
+        build_fusion = partial(build_part, FUSIONS, fusion, embed_dims=self.embed_dims)
+        self.read_fusion = build_fusion(target_tokens=process_tokens, target_name='process')
+        self.write_fusion = build_fusion(target_tokens=memory_tokens, target_name='memory')
+
+        build_head = partial(build_part, RW_HEADS, rw_head, embed_dims=self.embed_dims, num_heads=arch['num_heads'])
+        from_memory = dict(source_tokens=memory_tokens, source_name='memory')
+        from_process = dict(source_tokens=process_tokens, source_name='process')
+        to_memory = dict(query_tokens=memory_tokens, query_name='memory')
+        to_process = dict(query_tokens=process_tokens, query_name='process')
+        self.layers = ModuleList(
+            ViTTMLayer(
+                vit_block=TransformerEncoderLayer(
+                    embed_dims=self.embed_dims,
+                    num_heads=arch['num_heads'],
+                    feedforward_channels=arch['feedforward_channels'],
+                    layer_scale_init_value=layer_scale_init_value,
+                    drop_rate=drop_rate,
+                    drop_path_rate=block_drop_path_rate,
+                    qkv_bias=qkv_bias,
+                    norm_cfg=norm_cfg,
+                ),
+                read_head=build_head(**from_memory, **to_process),
+                write_head=build_head(**from_process, **to_memory),
+                memory_block=build_part(
+                    MEMORY_BLOCKS, memory_block or dict(type='MemoryBlock'), embed_dims=self.embed_dims
+                ),
+                norm_cfg=norm_cfg,
+                rw_drop_path_rate=rw_drop_path_rate,
+            )
+            for block_drop_path_rate in np.linspace(0, drop_path_rate, self.num_layers).tolist()
+        )
+        self.process_norm = build_norm_layer(norm_cfg, self.embed_dims)
+
+        for module in (*self._unreachable(), *self._frozen()):
+            module.requires_grad_(False)
+
+    def _arch_settings(self, arch: str | dict) -> dict:
+        if isinstance(arch, str):
+            if arch not in self.arch_zoo:
+                raise UserError(f'unknown arch {arch!r}: choose one of {", ".join(self.arch_zoo)}, or give a dict')
+            return self.arch_zoo[arch]
+        names = self.arch_zoo['base'].keys()
+        if not isinstance(arch, dict) or arch.keys() != names:
+            raise UserError(f'a custom arch is a dict of exactly {", ".join(names)}, not {arch!r}')
+        for name, value in arch.items():
+            positive_int(name, value)
+        return arch
+
+    def _checked_out_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
+        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        for index in indices:
+            if not -self.num_layers <= index < self.num_layers:
+                raise UserError(f'out index {index} does not exist: the blocks are 0 … {self.num_layers - 1}')
+        if not indices:
+            raise UserError('out_indices is empty: name at least one block')
+        return tuple(index % self.num_layers for index in indices)
+
+    def _checked_out_stream(self, out_stream: str | Sequence[str]) -> tuple[str, ...]:
+        streams = (out_stream,) * len(self.out_indices) if isinstance(out_stream, str) else tuple(out_stream)
+        if len(streams) != len(self.out_indices):
+            raise UserError(
+                f'out_stream names {len(streams)} streams for {len(self.out_indices)} out indices: '
+                'give one for all, or one each'
+            )
+        for stream in streams:
+            if stream not in OUT_STREAMS:
+                raise UserError(f'unknown out_stream {stream!r}: choose one of {", ".join(OUT_STREAMS)}')
+        return streams
+
+    @property
+    def _depth(self) -> int:
+        """Blocks that ``forward`` runs."""
+        return max(self.out_indices) + 1
+
+    @property
+    def _writes_last(self) -> bool:
+        """Whether the last of these blocks must write: its process tokens have passed by then."""
+        return any(OUT_STREAMS[stream].uses_memory for index, stream in self._wanted if index + 1 == self._depth)
+
+    def _unreachable(self) -> list[nn.Module]:
+        """Modules that no output of ``forward`` depends on."""
+        modules = [*self.layers[self._depth :]]
+        if not any(OUT_STREAMS[stream].uses_process_norm for stream in self.out_stream):
+            modules.append(self.process_norm)
+        if not self._writes_last:
+            last = self.layers[self._depth - 1]
+            modules += [last.write_head, last.memory_block]
+            if self._depth == 1:
+                modules.append(self.write_fusion)
+        # A fusion and a head that both pass over what they update: of the same kind in reads and writes.
+        if not (self.read_fusion.uses_target or self.layers[0].read_head.uses_query):
+            modules += [module for layer in self.layers for module in layer.memory_block.before_write]
+            if not self.memory_embed.from_other_stream:
+                modules.append(self.process_embed)
+        return modules
+
+    def _frozen(self) -> list[nn.Module]:
+        """Modules that ``frozen_stages`` keeps from training."""
+        if self.frozen_stages < 0:
+            return []
+        return [self.memory_embed, self.process_embed, self.drop_after_pos, *self.layers[: self.frozen_stages]]
+
+    def train(self, mode: bool = True) -> 'ViTTM':
+        """Set the mode of all but the frozen stages, which stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> tuple[Tensor | tuple[Tensor, Tensor], ...]:
+        """Compute the features of every out index.
+
+        Args:
+            x (Tensor): Images ``(B, in_channels, H, W)``.
+
+        Returns:
+            tuple: For each out index, without a final norm, a map ``(B, C, H', W')`` on the grid of its stream, or
+            ``(B, 2C, H', W')`` for 'concat'; for 'tokens' the pair that :meth:`forward_tokens` returns.
+        """
+        process, memory, *grids = self._embed(x)
+        features = {}
+        for index in range(self._depth):
+            write = index + 1 < self._depth or self._writes_last
+            process, memory = self._run_layer(index, process, memory, write)
+            streams = Streams(process, memory, *grids, self.process_norm)
+            features |= {(i, name): OUT_STREAMS[name].make(streams) for i, name in set(self._wanted) if i == index}
+        return tuple(features[key] for key in self._wanted)
+
+    def forward_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the tokens after all blocks, as classification takes them.
+
+        Args:
+            x (Tensor): Images ``(B, in_channels, H, W)``.
+
+        Returns:
+            tuple[Tensor, Tensor]: Process tokens ``(B, Np, C)`` after the final norm, and memory tokens ``(B, Nm, C)``,
+            which have none.
+        """
+        process, memory, _, _ = self._embed(x)
+        for index in range(self.num_layers):
+            process, memory = self._run_layer(index, process, memory, write=True)
+        return self.process_norm(process), memory
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter, for layer-wise learning-rate decay (mmpretrain's interface).
+
+        Args:
+            param_name (str): Its name in the whole model.
+            prefix (str): Prefix of the backbone's parameters there, for instance ``'backbone.'``.
+
+        Returns:
+            tuple[int, int]: The depth, 0 for both token embeddings, i + 1 for block i and the last for all that comes
+            after or serves every block; and the number of depths.
+        """
+        last = self.num_layers + 1
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix):
+            depth = last
+        elif name.startswith(('memory_embed.', 'process_embed.')):
+            depth = 0
+        else:
+            depth = int(name.split('.')[1]) + 1 if name.startswith('layers.') else last
+        return depth, last + 1
+
+    def _embed(self, image: Tensor) -> tuple[Tensor, Tensor, Grid, Grid]:
+        if self.memory_embed.from_other_stream:
+            process, process_grid = self.process_embed(image)
+            memory, memory_grid = self.memory_embed(tokens_to_map(process, process_grid))
+        else:
+            memory, memory_grid = self.memory_embed(image)
+            source = tokens_to_map(memory, memory_grid) if self.process_embed.from_other_stream else image
+            process, process_grid = self.process_embed(source)
+        return self.drop_after_pos(process), self.drop_after_pos(memory), process_grid, memory_grid
+
+    def _run_layer(self, index: int, process: Tensor, memory: Tensor, write: bool) -> tuple[Tensor, Tensor | None]:
+        run = self.layers[index]
+        if self.with_cp and torch.is_grad_enabled():
+            run = partial(cp.checkpoint, run, use_reentrant=False)
+        return run(process, memory, self.read_fusion, self.write_fusion, write)

@@ -1,0 +1,107 @@
+"""Tiny models to export, as configs and checkpoints on disk, and tools called without a process of their own."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.utils import digit_version
+from PIL import Image
+
+from helpers.tiny import randomize
+from mmvittm.apis.config import build_model, load_config
+from mmvittm.deploy.program import OLDEST_TORCH
+
+ROOT = Path(__file__).parents[2]
+
+needs_torch_export = pytest.mark.skipif(
+    digit_version(torch.__version__) < digit_version(OLDEST_TORCH), reason=f'exporting needs torch {OLDEST_TORCH}'
+)
+
+BACKBONE = """
+custom_imports = dict(imports=['mmvittm'])
+backbone = dict(
+    type='mmvittm.ViTTM',
+    arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32),
+    img_size=16,
+    memory_embed=dict(type='PatchTokens', patch_size=4),
+    process_embed=dict(type='PatchTokens', patch_size=8),
+)
+"""
+SEGMENTOR = (
+    BACKBONE
+    + """
+default_scope = 'mmseg'
+backbone.update(out_stream='concat')
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor', mean=[120.0, 115.0, 100.0], std=[58.0, 57.0, 56.0], bgr_to_rgb=True,
+        pad_val=0, seg_pad_val=255, test_cfg=dict(size_divisor=8)),
+    backbone=backbone,
+    decode_head=dict(
+        type='FCNHead', in_channels=32, in_index=0, channels=8, num_convs=1, num_classes=3, align_corners=False,
+        norm_cfg=dict(type='BN'), loss_decode=dict(type='CrossEntropyLoss')),
+    test_cfg=dict(mode='whole'))
+test_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='BaseSegDataset', data_root={data!r}, data_prefix=dict(img_path='images', seg_map_path='labels'),
+        img_suffix='.png', seg_map_suffix='.png',
+        metainfo=dict(classes=('sea', 'land', 'ice'), palette=[[0, 0, 255], [0, 128, 0], [255, 255, 255]]),
+        pipeline=[
+            dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 24), keep_ratio=True),
+            dict(type='LoadAnnotations'), dict(type='PackSegInputs')]))
+test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_cfg = dict(type='mmvittm.ReadableTestLoop')
+"""
+)
+CLASSIFIER = (
+    BACKBONE
+    + """
+default_scope = 'mmpretrain'
+backbone.update(out_stream='tokens')
+model = dict(
+    type='ImageClassifier',
+    data_preprocessor=dict(type='ClsDataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3, num_classes=6),
+    backbone=backbone,
+    head=dict(type='mmvittm.ViTTMClsHead', num_classes=6, in_channels=16))
+test_dataloader = dict(dataset=dict(type='CustomDataset', data_prefix='none', classes=list('abcdef'), pipeline=[
+    dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=24, edge='short'),
+    dict(type='CenterCrop', crop_size=24), dict(type='PackInputs')]))
+"""
+)
+
+
+def photograph(height, width, seed=0):
+    """A smooth picture ``(height, width, 3)``, uint8."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def make_models(folder):
+    """Write `segmentor.py`, `classifier.py`, a checkpoint of each and the segmentor's test data."""
+    data = folder / 'data'
+    for name in ('images', 'labels'):
+        (data / name).mkdir(parents=True)
+    for index in range(3):
+        Image.fromarray(photograph(48, 64, index)).save(data / 'images' / f'{index}.png')
+        labels = photograph(48, 64, 9 + index)[..., 0] // 86
+        Image.fromarray(labels).save(data / 'labels' / f'{index}.png')
+    for name, text in (('segmentor', SEGMENTOR.replace('{data!r}', repr(str(data)))), ('classifier', CLASSIFIER)):
+        config = folder / f'{name}.py'
+        config.write_text(text)
+        model = randomize(build_model(load_config(config)))
+        torch.save(dict(state_dict=model.state_dict(), meta={}), folder / f'{name}.pth')
+    return folder
+
+
+def call_tool(monkeypatch, tool, *args):
+    """Run ``main`` of a script of tools/ in this process: quicker, and its errors can be looked at."""
+    spec = importlib.util.spec_from_file_location(Path(tool).stem, ROOT / 'tools' / tool)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+    return module.main()

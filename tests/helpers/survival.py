@@ -1,0 +1,364 @@
+"""Two tiny trainings, of a segmentor and of a classifier, run in forked processes that can be killed at any moment.
+
+A fork of a process that has imported everything starts in a fraction of a second. What is random in a real recipe is
+random here: crops, flips and colours in two workers, drop path, mixup; EMA, validation and best checkpoints are on.
+"""
+
+import gc
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import mmpretrain.models
+import mmseg.models
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from PIL import Image
+
+from mmvittm.apis.runner import build_runner
+from mmvittm.errors import UserError
+from mmvittm.registry import HOOKS
+from mmvittm.weights.loading import load_checkpoint_file
+
+ROOT = Path(__file__).parents[2]
+TASKS = ('segmentation', 'classification')
+IMPORTED_BEFORE_FORKING = (plt, mmpretrain.models, mmseg.models)
+
+
+def make_data(folder: Path) -> None:
+    """Sixteen images of noise on their class's colour, as a segmentation and as a classification data set."""
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        label = number % 2
+        image = rng.integers(0, 128, (40, 40, 3)) + 100 * label
+        mask = (image[..., 0] > 128).astype(np.uint8)
+        for path, array in (
+            (f'images/{number:02}.png', image),
+            (f'labels/{number:02}.png', mask),
+            (f'classes/{label}/{number:02}.png', image),
+        ):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(folder / path)
+
+
+BACKBONE = dict(
+    type='mmvittm.ViTTM',
+    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+    img_size=32,
+    memory_embed=dict(type='PatchTokens', patch_size=8),
+    process_embed=dict(type='PatchTokens', patch_size=16),
+    drop_path_rate=0.2,
+)
+
+
+def config(task: str, data: Path, work_dir: Path, total: int, **options) -> Config:
+    """A training of ``total`` iterations or epochs (of four iterations), on the shipped hooks.
+
+    Args:
+        **options: Overrides as of ``--cfg-options``, with ``__`` for the dots.
+    """
+    cfg = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py')
+    cfg.merge_from_dict(Config.fromfile(ROOT / 'configs/_base_/hooks.py').to_dict())
+    cfg.merge_from_dict(_TASKS[task](data, total))
+    cfg.merge_from_dict(
+        dict(
+            work_dir=str(work_dir),
+            launcher='none',
+            env_cfg=dict(dist_cfg=dict(backend='gloo'), cudnn_benchmark=False),
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-2), clip_grad=dict(max_norm=1.0)),
+            param_scheduler=[
+                dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=6),
+                dict(type='CosineAnnealingLR', by_epoch=False, begin=6, T_max=40, end=1000),
+            ],
+            custom_hooks=[dict(type='EMAHook', momentum=0.1)],
+            default_hooks=dict(logger=dict(interval=2)),
+            log_processor=dict(window_size=5),
+            randomness=dict(seed=7),
+            val_cfg=dict(),
+        )
+    )
+    cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
+    return cfg
+
+
+def _loader(dataset: dict, sampler: str, **options) -> dict:
+    workers = dict(num_workers=2, persistent_workers=True)
+    return dict(batch_size=4, sampler=dict(type=sampler, shuffle='collate_fn' not in options), dataset=dataset) | (
+        workers | options
+    )
+
+
+def _segmentation(data: Path, total: int) -> dict:
+    dataset = dict(
+        type='BaseSegDataset',
+        data_root=str(data),
+        data_prefix=dict(img_path='images', seg_map_path='labels'),
+        img_suffix='.png',
+        metainfo=dict(classes=('dark', 'light'), palette=[[0, 0, 0], [255, 255, 255]]),
+    )
+    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    augment = [
+        dict(type='RandomResize', scale=(40, 40), ratio_range=(0.9, 2.0), keep_ratio=True),
+        dict(type='RandomCrop', crop_size=(32, 32)),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PhotoMetricDistortion'),
+    ]
+    pack = [dict(type='PackSegInputs')]
+    plain = dict(type='DefaultSampler', shuffle=False)
+    val = dict(batch_size=4, num_workers=0, sampler=plain, dataset={**dataset, 'pipeline': [*load, *pack]})
+    return dict(
+        model=dict(
+            type='EncoderDecoder',
+            data_preprocessor=dict(type='SegDataPreProcessor', size=(32, 32), seg_pad_val=255),
+            backbone=dict(BACKBONE, out_indices=(1,), out_stream='process'),
+            decode_head=dict(
+                type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=2, norm_cfg=dict(type='BN')
+            ),
+            train_cfg=dict(),
+            test_cfg=dict(mode='whole'),
+        ),
+        train_dataloader=_loader({**dataset, 'pipeline': [*load, *augment, *pack]}, 'InfiniteSampler'),
+        val_dataloader=val,
+        val_evaluator=dict(type='IoUMetric', iou_metrics=['mIoU']),
+        train_cfg=dict(type='mmvittm.ResumableIterLoop', max_iters=total, val_interval=6),
+        default_hooks=dict(
+            logger=dict(log_metric_by_epoch=False),
+            checkpoint=dict(by_epoch=False, interval=3, save_best='mIoU'),
+        ),
+    )
+
+
+def _classification(data: Path, total: int) -> dict:
+    dataset = dict(type='CustomDataset', data_root=str(data), data_prefix='classes', classes=['0', '1'])
+    load, pack = [dict(type='LoadImageFromFile')], [dict(type='PackInputs')]
+    augment = [
+        dict(type='RandomResizedCrop', scale=32),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='ColorJitter', brightness=0.3),
+        dict(type='RandomErasing', erase_prob=0.5, mode='rand'),
+    ]
+    resize = [dict(type='Resize', scale=32)]
+    plain = dict(type='DefaultSampler', shuffle=False)
+    val = dict(batch_size=8, num_workers=0, sampler=plain, dataset={**dataset, 'pipeline': [*load, *resize, *pack]})
+    return dict(
+        default_scope='mmpretrain',
+        visualizer=dict(type='UniversalVisualizer'),
+        log_processor=dict(by_epoch=True),
+        data_preprocessor=dict(num_classes=2, mean=[128] * 3, std=[64] * 3),
+        model=dict(
+            type='ImageClassifier',
+            backbone=dict(BACKBONE, out_stream='tokens'),
+            head=dict(type='mmvittm.ViTTMClsHead', num_classes=2, in_channels=16),
+            train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
+        ),
+        train_dataloader=_loader({**dataset, 'pipeline': [*load, *augment, *pack]}, 'DefaultSampler'),
+        val_dataloader=val,
+        val_evaluator=dict(type='Accuracy', topk=(1,)),
+        train_cfg=dict(type='mmvittm.ResumableEpochLoop', max_epochs=total, val_interval=2),
+        default_hooks=dict(checkpoint=dict(interval=1, save_best='accuracy/top1')),
+    )
+
+
+_TASKS = dict(segmentation=_segmentation, classification=_classification)
+
+
+@HOOKS.register_module()
+class JournalHook(Hook):
+    """Writes one line per iteration: what went into the model and the loss that came out, to the last bit."""
+
+    priority = 'VERY_HIGH'
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        pixels = b''.join(image.numpy().tobytes() for image in data_batch['inputs'])
+        files = [Path(sample.img_path).name for sample in data_batch['data_samples']]
+        line = [runner.iter, batch_idx, files, hashlib.sha1(pixels).hexdigest(), float(outputs['loss']).hex()]
+        with Path(runner.work_dir, 'journal.jsonl').open('a') as file:
+            file.write(json.dumps(line) + '\n')
+
+
+def journal(work_dir: Path) -> dict[int, set[str]]:
+    """Per iteration the different lines about it: one, if every repetition was exact."""
+    lines = {}
+    for line in (work_dir / 'journal.jsonl').read_text().splitlines():
+        lines.setdefault(json.loads(line)[0], set()).add(line)
+    return lines
+
+
+def logged_losses(work_dir: Path) -> dict[int, set]:
+    """What LoggerHook wrote per step, smoothed over its window, without times."""
+    losses = {}
+    for file in work_dir.glob('*/vis_data/scalars.json'):
+        for line in file.read_text().splitlines():
+            try:
+                scalars = json.loads(line)
+            except ValueError:
+                continue  # the line at which the process was killed
+            if 'loss' in scalars:
+                kept = {k: v for k, v in scalars.items() if 'time' not in k and k != 'memory'}
+                losses.setdefault(scalars['step'], set()).add(json.dumps(kept, sort_keys=True))
+    return losses
+
+
+def train(cfg: Config, resume: bool = False, prepare=lambda runner: None) -> None:
+    """Train in this process, as tools/train.py does; ``prepare`` may change the runner before."""
+    # yapf would format the config for every checkpoint, which takes longer than these trainings
+    Config.pretty_text = property(repr)
+    cfg.resume = resume
+    runner = build_runner(cfg)
+    runner.register_hook(dict(type='mmvittm.JournalHook'))
+    prepare(runner)
+    runner.train()
+
+
+def fork(work, log: Path) -> int:
+    """Call ``work`` in a child process whose output goes to ``log``; returns its id. Status 1 is a UserError."""
+    sys.stdout.flush()
+    process = os.fork()
+    if process:
+        return process
+    status = 70
+    gc.freeze()  # what the parent has left to collect, such as data loaders with workers, is not this process's to end
+    try:
+        sys.stdout = sys.stderr = log.open('a', buffering=1)
+        os.dup2(sys.stdout.fileno(), 1)  # for what pytest does not capture, and for workers
+        os.dup2(sys.stdout.fileno(), 2)
+        torch.set_num_threads(1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        work()
+        status = 0
+    except UserError as error:
+        print('error:', error, file=sys.stderr)
+        status = 1
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+        if status == 1:
+            print(error.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def wait(process: int) -> int:
+    """The exit status of a forked process, negative if a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def state(path: Path) -> dict:
+    """What of a checkpoint must not depend on how often training was killed, flat: ``{place: value}``."""
+    checkpoint = load_checkpoint_file(path)
+    hub = checkpoint['message_hub']
+    hub['log_scalars'] = {
+        key: (buffer._log_history.tolist(), buffer._count_history.tolist())
+        for key, buffer in hub['log_scalars'].items()
+        if 'time' not in key
+    }
+    checkpoint['meta'] = {key: checkpoint['meta'][key] for key in ('epoch', 'iter', 'seed')}
+    # names of paths and times, and of where the loop is, which meta tells
+    for key in ('cfg', 'experiment_name', 'mmengine_version', 'last_ckpt', 'best_ckpt', 'eta', 'epoch', 'iter'):
+        hub['runtime_info'].pop(key, None)
+    hub['resumed_keys'] = {key: value for key, value in hub['resumed_keys'].items() if 'time' not in key}
+    return dict(_flat(checkpoint, ''))
+
+
+def _flat(value, place):
+    if isinstance(value, (dict, list, tuple)) and not isinstance(value, torch.Size):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, each in items:
+            yield from _flat(each, f'{place}/{key}')
+    else:
+        yield place, value
+
+
+def differences(one: dict, other: dict) -> list[str]:
+    """Places at which two states are not equal to the last bit (NaN equals NaN)."""
+
+    def same(a, b):
+        if isinstance(a, torch.Tensor):
+            return a.dtype == b.dtype and torch.equal(a, b)
+        return a == b or (a != a and b != b)
+
+    return [key for key in {**one, **other} if key not in one or key not in other or not same(one[key], other[key])]
+
+
+class Killer:
+    """Kills a training at random, in one of three ways.
+
+    Args:
+        seed (int): Of all its choices.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def run(self, cfg: Config, log: Path, way: str) -> int:
+        """Resume the training of ``cfg`` and kill it; returns the exit status, 0 if it ended before."""
+        return getattr(self, f'_{way}')(cfg, log)
+
+    def _at_any_time(self, cfg: Config, log: Path) -> int:
+        """From outside, some iterations and a fraction of one after it began to train."""
+        path = Path(cfg.work_dir, 'journal.jsonl')
+        before = path.stat().st_size if path.is_file() else 0
+        lines = self.random.randint(1, 9)
+        process = fork(lambda: train(cfg, resume=True), log)
+        while os.waitpid(process, os.WNOHANG) == (0, 0):
+            if path.is_file():
+                with path.open() as file:
+                    file.seek(before)
+                    if len(file.readlines()) >= lines:
+                        time.sleep(self.random.random() * 0.1)
+                        os.kill(process, signal.SIGKILL)
+                        return wait(process)
+            time.sleep(0.002)
+        return 0
+
+    def _between_file_operations(self, cfg: Config, log: Path) -> int:
+        """By itself, just before one of the openings for writing, renamings and deletions of checkpoint files."""
+        countdown = self.random.randint(1, 14)
+
+        def watch(event, arguments):
+            nonlocal countdown
+            writes = event == 'open' and isinstance(arguments[1], str) and set(arguments[1]) & set('wx+')
+            name = str(arguments[0]) if arguments else ''
+            if (writes or event in ('os.rename', 'os.remove')) and ('.pth' in name or 'last_checkpoint' in name):
+                countdown -= 1
+                if not countdown:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        def work():
+            sys.addaudithook(watch)
+            train(cfg, resume=True)
+
+        return wait(fork(work, log))
+
+    def _while_writing(self, cfg: Config, log: Path) -> int:
+        """By itself, with a part of a checkpoint written."""
+        countdown, share = self.random.randint(1, 3), self.random.random()
+
+        def write_bytes(path, data):
+            nonlocal countdown
+            countdown -= 1
+            with path.open('wb') as file:
+                file.write(data if countdown else data[: int(len(data) * share)])
+            if not countdown:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def work():
+            Path.write_bytes = write_bytes
+            train(cfg, resume=True)
+
+        return wait(fork(work, log))
+
+
+WAYS = ('at_any_time', 'between_file_operations', 'while_writing')
