@@ -71,13 +71,13 @@ class ViTTMLayer(BaseModule):
         process = self.write_norm(self.vit_block(process))
         if not write:
             return Streams(process, memory)
-        return Streams(process, self._written(memory, self.write_head.summarize(process), write_fusion))
+        return Streams(process, self._write(memory, partial(self.write_head, process), write_fusion))
 
-    def _written(self, memory: Tensor, process: Any, write_fusion: Fusion) -> Tensor:
-        """Write the summary of the process tokens to memory tokens ``(B, N, C)``."""
+    def _write(self, memory: Tensor, head: Callable[[Tensor], Tensor], write_fusion: Fusion) -> Tensor:
+        """Write to memory tokens ``(B, N, C)``; ``head`` computes the update of its queries."""
         skip = self.write_norm(memory)
         memory = self.memory_block.before_write(skip)
-        memory = write_fusion(memory, self.drop_path(self.write_head.update(process, memory)))
+        memory = write_fusion(memory, self.drop_path(head(memory)))
         return self.memory_block(memory, skip)
 
     def forward_chunks(
@@ -103,14 +103,14 @@ class ViTTMLayer(BaseModule):
             return self.read_head.summarize(self.read_norm(chunk))
 
         def write_to(chunk: Tensor) -> Tensor:
-            return self._written(self.read_norm(chunk), summary, write_fusion)
+            return self._write(self.read_norm(chunk), head, write_fusion)
 
         process = self.read_norm(process)
         memory = self.read_head.merge([_checkpointed(read, chunk) for chunk in chunks])
         process = read_fusion(process, self.drop_path(self.read_head.update(memory, process)))
         process = self.write_norm(self.vit_block(process))
         if write:
-            summary = self.write_head.summarize(process)
+            head = partial(self.write_head.update, self.write_head.summarize(process))
             for index, chunk in enumerate(chunks):
                 chunks[index] = _checkpointed(write_to, chunk)
         return process
