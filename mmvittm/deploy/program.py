@@ -9,7 +9,7 @@ from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.token_embeds import PositionEmbedding
+from ..models.token_embeds import TokenEmbed
 
 OLDEST_TORCH = '2.6'
 
@@ -27,7 +27,7 @@ def export_program(network: nn.Module, images: Tensor) -> 'torch.export.Exported
     if digit_version(torch.__version__) < digit_version(OLDEST_TORCH):
         raise UserError(f'export needs torch {OLDEST_TORCH} or newer: this is {torch.__version__}')
     network = copy.deepcopy(network)
-    resample = {PositionEmbedding: _resample_tokens, VisionTransformer: _resample_vit}
+    resample = {TokenEmbed: _resample_tokens, VisionTransformer: _resample_vit}
     hooks = [
         module.register_forward_hook(hook)
         for module in network.modules()
@@ -42,7 +42,7 @@ def export_program(network: nn.Module, images: Tensor) -> 'torch.export.Exported
     return torch.export.export(network, (example,), dynamic_shapes=({0: batch},), strict=False)
 
 
-def _resample_tokens(embed: PositionEmbedding, inputs: tuple, output: tuple[Tensor, tuple]) -> None:
+def _resample_tokens(embed: TokenEmbed, inputs: tuple, output: tuple[Tensor, tuple]) -> None:
     grid = output[1]
     embed.pos_embed, embed.grid = nn.Parameter(embed.positions(grid), requires_grad=False), grid
 
