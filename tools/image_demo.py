@@ -37,9 +37,10 @@ def parse_args() -> argparse.Namespace:
 
 def paint(image: np.ndarray, predictor: Predictor) -> np.ndarray:
     """Draw the prediction for ``image``, with a legend at the right that is wide enough for all classes."""
-    image, legend = predictor.draw(image)
+    classes = predictor.classes
+    image, legend = predictor.task.draw(image, predictor.predict(image), classes, predictor.palette)
     font = ImageFont.load_default(FONT_SIZE)
-    width = int(max(font.getlength(f'100% {name}') for name in predictor.classes)) + 2 * LINE
+    width = int(max(font.getlength(f'100% {name}') for name in classes)) + 2 * LINE
     height = max(len(image), LEAST_LINES * LINE)
     canvas = Image.new('RGB', (image.shape[1] + width, height), 'white')
     canvas.paste(Image.fromarray(np.ascontiguousarray(image[..., ::-1])))

@@ -67,18 +67,14 @@ class Task(ABC):
 
     @abstractmethod
     def decode(self, outputs: list[ndarray], metadata: 'ExportMetadata', content: Size, size: Size) -> ndarray:
-        """Turn the network's outputs for B images into B predictions, stacked.
+        """Turn an exported network's outputs for B images into B predictions, stacked.
 
-        Args:
-            outputs (list[ndarray]): The outputs.
-            metadata (ExportMetadata): Metadata of the exported network.
-            content (tuple[int, int]): Height and width of the images in the network's input, without padding.
-            size (tuple[int, int]): Height and width of the original images.
+        The images had height and width ``size``, and ``content`` in the network's input, without padding.
         """
 
-    @abstractmethod
     def classes_of(self, predictions: ndarray) -> ndarray:
-        """Return the class of each pixel or image of B predictions."""
+        """Return the classes that predictions, stacked, decide on: of pixels, or of images."""
+        return predictions
 
     @abstractmethod
     def draw(self, image: ndarray, prediction: ndarray, classes: Sequence[str], palette: Palette) -> Drawing:
@@ -112,9 +108,6 @@ class Segmentation(Task):
         logits = F.interpolate(torch.from_numpy(outputs[0]), metadata.shape, **resize)
         logits = F.interpolate(logits[..., : content[0], : content[1]], size, **resize)
         return logits.argmax(1).numpy().astype(np.uint8)
-
-    def classes_of(self, predictions: ndarray) -> ndarray:
-        return predictions
 
     def draw(self, image: ndarray, prediction: ndarray, classes: Sequence[str], palette: Palette) -> Drawing:
         colours = np.array(palette, np.uint8)[prediction][..., ::-1]

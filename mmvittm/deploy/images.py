@@ -17,11 +17,7 @@ IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff')
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image as ``(h, w, 3)``, uint8, BGR.
-
-    Raises:
-        UserError: If the file is missing or not an image.
-    """
+    """Read an image as ``(h, w, 3)``, uint8, BGR, or raise a :class:`UserError`."""
     try:
         image = mmcv.imread(path)
     except (OSError, ValueError) as error:
@@ -32,11 +28,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """List the images in a folder, by name.
-
-    Raises:
-        UserError: If the folder is missing or holds none.
-    """
+    """List the images in a folder by name, or raise a :class:`UserError` if there are none."""
     if not folder.is_dir():
         raise UserError(f'image folder not found: {folder}')
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -46,11 +38,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def sample_images(cfg: Config, folder: Path | None = None, count: int = 4) -> Iterator[np.ndarray]:
-    """Yield ``count`` images: from ``folder``, else from the test data, else matplotlib's photograph, rotated.
-
-    Raises:
-        UserError: If ``folder`` holds no images.
-    """
+    """Yield ``count`` images: from ``folder``, else from the test data, else matplotlib's photograph, rotated."""
     paths = images_in(folder) if folder else _test_images(cfg)
     if paths:
         chosen = np.linspace(0, len(paths) - 1, count).round().astype(int)

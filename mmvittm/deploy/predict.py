@@ -12,10 +12,9 @@ from torch import nn
 
 from ..apis.config import build_model, load_config
 from ..apis.data import innermost_datasets
-from ..apis.tasks import TASKS, Drawing, Palette, Task, task_of
+from ..apis.tasks import TASKS, Palette, Task, task_of
 from ..errors import UserError
-from ..weights.loading import load_checkpoint_file, weights_of
-from ..weights.mismatch import describe_mismatch
+from ..weights.mismatch import load_weights
 from .base import Session
 from .formats import FORMATS, format_of
 from .images import prepare
@@ -30,10 +29,6 @@ class Predictor:
     classes: Sequence[str]
     palette: Palette  #: RGB colour of each class.
     predict: Callable[[np.ndarray], np.ndarray]  #: From an image ``(h, w, 3)``, uint8, BGR, to the task's prediction.
-
-    def draw(self, image: np.ndarray) -> Drawing:
-        """Predict for an image and draw the prediction, as :meth:`Task.draw` does."""
-        return self.task.draw(image, self.predict(image), self.classes, self.palette)
 
 
 def load_predictor(model: Path, checkpoint: Path | None = None) -> Predictor:
@@ -93,12 +88,7 @@ def load_model(cfg: Config, checkpoint: Path | None) -> tuple[nn.Module, dict]:
     """
     model = build_model(cfg)
     model.eval()
-    if checkpoint is None:
-        return model, {}
-    stored = load_checkpoint_file(checkpoint)
-    if problem := describe_mismatch(model, weights_of(stored)):
-        raise UserError(f'checkpoint {checkpoint} does not fit the model: {problem}')
-    model.load_state_dict(weights_of(stored))
+    stored = load_weights(model, checkpoint) if checkpoint else {}
     return model, (stored.get('meta') or {}).get('dataset_meta') or {}
 
 

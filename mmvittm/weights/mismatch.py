@@ -11,16 +11,17 @@ from ..errors import UserError
 from .loading import load_checkpoint_file, weights_of
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load ``path`` into ``model``, every key of it; position embeddings of another grid are resampled.
+def load_weights(model: nn.Module, path: str | Path) -> dict:
+    """Load all weights of ``path`` into ``model`` and return the file; position embeddings are resampled to its grid.
 
     Raises:
         UserError: If the file cannot be read or does not fit the model.
     """
-    state_dict = weights_of(load_checkpoint_file(path))
-    if problem := describe_mismatch(model, state_dict):
+    checkpoint = load_checkpoint_file(path)
+    if problem := describe_mismatch(model, weights_of(checkpoint)):
         raise UserError(f'checkpoint {path} does not fit the model: {problem}')
-    model.load_state_dict(state_dict)
+    model.load_state_dict(weights_of(checkpoint))
+    return checkpoint
 
 
 def describe_mismatch(model: nn.Module, state_dict: dict[str, Tensor]) -> str | None:
