@@ -56,7 +56,8 @@ class OpenVINOFormat(Format):
 
     def _write(self, program, output_names, path: Path, metadata: str, calibration) -> None:
         openvino = self.module('openvino')
-        model = openvino.convert_model(program)
+        size = program.example_inputs[0][0].shape[1:]  # which OpenVINO would leave open
+        model = openvino.convert_model(program, input=[openvino.PartialShape([-1, *size])])
         if calibration is not None:
             nncf = self.module('nncf')
             model = nncf.quantize(
