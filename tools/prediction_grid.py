@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file with the test data')
     parser.add_argument('predictions', type=Path, help='folder of label maps that `tools/test.py … --out DIR` wrote')
-    parser.add_argument('--out', type=Path, default=Path('predictions.png'), help='(default: %(default)s)')
+    parser.add_argument('--out', type=Path, default=Path('predictions.png'), help='image file (default: %(default)s)')
     parser.add_argument('--images', type=int, default=8, help='number of images, evenly spaced in the data set')
     return parser.parse_args()
 
