@@ -127,7 +127,7 @@ def test_a_broken_config_is_reported_and_stops_no_other(ablated):
     assert 'Traceback' not in done.stderr
     sentence = done.stderr.strip().splitlines()[-1]
     assert sentence.startswith('error: broken failed: train.py: ')
-    assert "ViTTM takes no argument 'rw_heads', did you mean 'rw_head'?" in sentence
+    assert "unexpected keyword argument 'rw_heads', did you mean 'rw_head'?" in sentence
     assert "'rw_heads'" in read_rows(work_dir)['broken']['error']
     assert '| broken | failed | – | – | – | 2 |' in (work_dir / 'table.md').read_text(encoding='utf-8')
 

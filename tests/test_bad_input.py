@@ -79,7 +79,7 @@ def checkpoint(tmp_path_factory) -> Path:
         (['model.backbone.out_indices=[0,1,2,12]'], 'out index 12 does not exist: the blocks are 0 … 11'),
         (['model.backbone.memory_embed.patch_size=0'], 'patch_size must be a whole number above 0'),
         (['model.backbone.memory_embed.patch_size=300'], 'patch_size 300×300 is larger than img_size 256×256'),
-        (['model.backbone.out_indexes=[0]'], "takes no argument 'out_indexes', did you mean 'out_indices'?"),
+        (['model.backbone.out_indexes=[0]'], "unexpected keyword argument 'out_indexes', did you mean 'out_indices'?"),
         (['model.backbone.type=mmvittm.ViTMM'], "unknown type 'mmvittm.ViTMM', did you mean 'mmvittm.ViTTM'?"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
@@ -226,4 +226,4 @@ def test_loading_a_pretrained_model_in_part_is_a_warning_by_part(tool, run_tool,
     more = ['train_cfg.max_iters=1', f'load_from={other}', 'log_level=INFO']
     done = run_tool('train.py', DEMO, '--work-dir', tmp_path / 'work', *in_folder(small_set, *more))
     assert done.returncode == 0, done.stderr
-    assert 'the checkpoint fits the model in part: missing: neck.' in done.stdout + done.stderr
+    assert 'the checkpoint fits only part of the model: missing: neck.' in done.stdout + done.stderr

@@ -230,7 +230,7 @@ def test_amp_in_bfloat16(trained):
 
 
 def test_amp_in_float16_is_refused_on_the_cpu():
-    with pytest.raises(UserError, match="dtype is 'float16': the CPU trains in bfloat16 or without AMP only"):
+    with pytest.raises(UserError, match="dtype is 'float16': on the CPU, use 'bfloat16'"):
         Bf16OptimWrapper(optimizer=None, dtype='float16')
 
 

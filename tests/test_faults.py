@@ -121,7 +121,7 @@ def test_training_goes_on_with_a_corrupt_file(data, tmp_path):
     cfg = config('segmentation', data, tmp_path / 'run', 4, train_cfg__max_corrupt_files=1, train_cfg__val_begin=99)
     status, log = run(cfg, tmp_path)
     assert status == 0, log
-    assert '03.png cannot be read' in log and 'another sample takes its place (1 of at most 1)' in log
+    assert '03.png cannot be read' in log and 'replaced by another sample (1 of at most 1)' in log
     cfg.train_cfg.max_corrupt_files = 0
     status, log = run(cfg, tmp_path)
     assert status == 1 and f'UserError: image {data}/images/03.png cannot be read' in log, log
@@ -163,7 +163,7 @@ def test_nan_leaves_no_trace(data, tmp_path):
     for iteration in (1, 4):
         before, after = (torch.load(tmp_path / f'{when}_{iteration}.pth') for when in ('before', 'after'))
         assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
-        assert f'not finite in iteration {iteration + 1}: passed over (1 in a row)' in log
+        assert f'not finite in iteration {iteration + 1}: batch skipped (1 in a row)' in log
     weights = load_checkpoint_file(tmp_path / 'run' / 'iter_6.pth')
     for part in ('state_dict', 'ema_state_dict'):
         assert all(value.isfinite().all() for value in weights[part].values())
@@ -175,6 +175,6 @@ def test_nan_in_a_row_stops_and_names_the_files(data, tmp_path):
     status, log = run(cfg, tmp_path, prepare=lambda runner: runner.register_hook(PoisonHook([1, 3, 4, 5], tmp_path)))
     assert status == 1, log
     sentence = log.splitlines()[-1]
-    assert 'not finite in iteration 6, number 3 in a row' in sentence
+    assert 'not finite in iteration 6, 3 batches in a row' in sentence
     assert sentence.count('.png') >= 4 and str(data) in sentence
     assert Path((tmp_path / 'run' / 'last_checkpoint').read_text()).name == 'iter_3.pth'

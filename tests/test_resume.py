@@ -19,7 +19,7 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import digit_version
 
 from mmvittm.apis.config import load_config
-from mmvittm.apis.resume import newest_checkpoint
+from mmvittm.apis.runner import newest_checkpoint
 from mmvittm.datasets import SeededDataset, SeededSampler
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, remove_leftovers
@@ -200,7 +200,7 @@ def empty(path):
 
 
 @pytest.mark.parametrize('damage', [truncate, flip_a_bit, empty])
-def test_damaged_newest_is_passed_over(finished, damage, tmp_path):
+def test_damaged_newest_is_skipped(finished, damage, tmp_path):
     folder, _ = finished
     shutil.copytree(folder / 'whole', tmp_path / 'copy')
     pointer = tmp_path / 'copy' / 'last_checkpoint'
@@ -208,13 +208,13 @@ def test_damaged_newest_is_passed_over(finished, damage, tmp_path):
     pointer.write_text(str(newest))
     assert newest_checkpoint(tmp_path / 'copy') == newest
     damage(newest)
-    with mock.patch('mmvittm.weights.loading.print_log') as log:
+    with mock.patch('mmvittm.apis.runner.print_log') as log:
         before = newest_checkpoint(tmp_path / 'copy')
-    assert f'{newest} is torn or damaged' in log.call_args.args[0]
+    assert f'{newest} is damaged' in log.call_args.args[0]
     assert before.stem.split('_')[0] == newest.stem.split('_')[0] and before != newest
     assert state(before)['/meta/iter'] < 12
     damage(before)
-    with pytest.raises(UserError, match=r'no checkpoint in .* is whole'):
+    with pytest.raises(UserError, match='all checkpoints in .* are damaged'):
         newest_checkpoint(tmp_path / 'copy')
 
 

@@ -145,10 +145,10 @@ def test_the_model_is_let_go_of(tmp_path):
 
 def test_a_model_without_vittm(tmp_path):
     model = MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=dict(type='mmpretrain.LeNet5')))
-    with pytest.raises(UserError, match='finds no ViTTM in the model: leave it out of custom_hooks'):
+    with pytest.raises(UserError, match='found no ViTTM in the model: remove it from custom_hooks'):
         train(model, tmp_path, interval=1, iterations=1)
 
 
 def test_interval():
-    with pytest.raises(UserError, match='the interval of TrainingDynamicsHook is 0'):
+    with pytest.raises(UserError, match='interval of TrainingDynamicsHook must be at least 1, not 0'):
         TrainingDynamicsHook(interval=0)

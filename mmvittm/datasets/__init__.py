@@ -1,6 +1,6 @@
 from .blue_marble import BlueMarbleDataset
-from .readable import ReadableDataset
 from .seeded import SeededDataset, SeededSampler
 from .transforms import CheckLabels
+from .unreadable_files import UnreadableFileGuard
 
-__all__ = ['BlueMarbleDataset', 'CheckLabels', 'ReadableDataset', 'SeededDataset', 'SeededSampler']
+__all__ = ['BlueMarbleDataset', 'CheckLabels', 'SeededDataset', 'SeededSampler', 'UnreadableFileGuard']

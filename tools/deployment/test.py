@@ -6,9 +6,9 @@ Preprocessing, metrics and data set are the config's; the exported file computes
 import argparse
 from pathlib import Path
 
-from mmvittm.apis.cli import run_tool
+from mmvittm.apis.cli import add_common_arguments, run_tool
 from mmvittm.apis.data import check_data
-from mmvittm.apis.runner import add_common_arguments, build_runner, config_from
+from mmvittm.apis.runner import build_runner, config_from_args
 from mmvittm.deploy import format_of
 from mmvittm.deploy.metadata import ModelCard
 from mmvittm.deploy.predict import run_exported
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = config_from(args)
+    cfg = config_from_args(args)
     session = format_of(args.exported).load(args.exported, args.dtype)
     card = ModelCard.from_dict(session.metadata, args.exported)
     check_data(cfg, 'test_dataloader')
