@@ -3,6 +3,7 @@
 import argparse
 import errno
 import sys
+import warnings
 from collections.abc import Callable
 
 from mmengine.config import DictAction
@@ -10,6 +11,14 @@ from mmengine.config import DictAction
 from ..errors import UserError
 from ..weights.loading import use_safe_loading
 from .distributed import explain_lost_process
+
+# Library warnings that a user of the tools cannot act on. The first one comes while mmcv is imported.
+for _message in (
+    'Fail to import ``MultiScaleDeformableAttention``',
+    'Default ``avg_non_ignore`` is False',
+    'The draw is False, it means that the hook for visualization will not take effect',
+):
+    warnings.filterwarnings('ignore', message=_message)
 
 
 def run_tool(main: Callable[[], None]) -> None:

@@ -22,6 +22,12 @@ from .distributed import adapt_to_cpu, init_cpu_process_group
 
 # mmengine takes None for these hooks, which removes them, and asserts on any other.
 _MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+# Log messages of mmengine that a user cannot act on; a ViTTM freezes the parameters that have no effect on its output.
+_HIDDEN_MESSAGES = (
+    'is skipped since its requires_grad=False',
+    '"FileClient" will be deprecated in future',
+    '"HardDiskBackend" is the alias of "LocalBackend"',
+)
 
 
 def config_from_args(args: argparse.Namespace) -> Config:
@@ -67,7 +73,9 @@ def build_runner(cfg: Config, allow_pickle: bool = False) -> Runner:
     hooks = cfg.get('default_hooks') or {}
     cfg.default_hooks = {name: hook for name, hook in hooks.items() if hook is not None or name in _MMENGINE_HOOKS}
     with explain_config_errors(cfg):
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.logger.addFilter(lambda record: not any(message in record.getMessage() for message in _HIDDEN_MESSAGES))
+    return runner
 
 
 def newest_checkpoint(work_dir: str | Path) -> Path | None:

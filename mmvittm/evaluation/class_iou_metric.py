@@ -7,6 +7,8 @@ from ..registry import METRICS
 class ClassIoUMetric(IoUMetric):
     """mmseg's IoUMetric, which also returns the IoU of each class, as ``IoU.<class>`` in percent."""
 
+    default_prefix = ''  # mmengine warns about None
+
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the metrics over the data set.
 
