@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,21 +9,29 @@ from ...registry import RW_HEADS
 from .base import RWHead, at_least_fp32, latent_width, merge_heads, without_autocast
 
 
+class Summary(NamedTuple):
+    """Source tokens, as far as queries depend on them: one sum and one mean value for each of the L key features."""
+
+    total: Tensor
+    """``(B, 1, L)``, in fp32 at least"""
+    means: Tensor
+    """``(B, h, L/h, C/h)``"""
+
+
 @RW_HEADS.register_module()
 class LinearAttention(RWHead):
     r"""Attention whose cost is linear in both numbers of tokens (Katharopoulos et al. 2020; ViTTM paper).
 
     .. math:: \frac{\phi(q)\,(\phi(k)^\top v)}{\phi(q) \cdot \sum_n \phi(k_n) + 10^{-6}},\quad \phi = \mathrm{elu} + 1
 
-    with keys and queries of width ``embed_dims / latent_ratio`` and no output projection. Of the source tokens
-    :math:`s` and their values :math:`v = s W^\top + b` the query sees one mean value for each feature of the keys,
-    weighted by :math:`\phi(q) \sum_n \phi(k_n)`. The mean is taken the way that has fewer multiply-adds: of the values
-    of all tokens, or as the value of a mean token, which only the feature's own head needs.
+    with queries and keys of width ``embed_dims / latent_ratio`` and no output projection. Per key feature, the values
+    are averaged with weights :math:`\phi(k_n) / \sum_n \phi(k_n)` before or after their projection, whichever takes
+    fewer multiply-adds; a query sums these means with weights :math:`\phi(q) \sum_n \phi(k_n)`.
 
     Args:
-        embed_dims (int): C, the width of the tokens.
+        embed_dims (int): Width C of the tokens.
         num_heads (int): Number of attention heads.
-        latent_ratio (int): How much narrower than the tokens keys and queries are. Defaults to 4.
+        latent_ratio (int): ``embed_dims`` divided by the width of queries and keys. Defaults to 4.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4) -> None:
@@ -34,40 +43,59 @@ class LinearAttention(RWHead):
 
     def forward(self, source: Tensor, query: Tensor) -> Tensor:
         """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
-        q, k = self.q(query), self.k(source)
+        return self.update(self.summarize(source), query)
+
+    def summarize(self, source: Tensor) -> Summary:
+        """Reduce source tokens ``(B, N, C)`` to sums of their key features and means of their values."""
+        k = self.k(source)
         dtype = k.dtype
-        # The sums run over all source tokens: past a few thousand they leave fp16's range and bf16's precision. So
-        # they are kept apart, in fp32, from the mean values, which are of the size of a value.
-        with without_autocast(q):
-            q, k = _features(q), _features(k)
+        # Sums over a few thousand source tokens exceed the range of fp16 and the precision of bf16, so they stay in
+        # fp32, apart from the means, which have the magnitude of a value.
+        with without_autocast(k):
+            k = _features(k)
             total = k.sum(1, keepdim=True)
-            # a feature that is zero for all tokens has no mean, and no weight either
+            # a feature that is zero for all tokens has no mean; its weight is zero too
             shares = k / total.clamp_min(torch.finfo(k.dtype).tiny)
-        means = self._average(source.shape[1])(source, shares, dtype)
+        return Summary(total, self._average(source.shape[1])(source, shares, dtype))
+
+    def merge(self, summaries: Sequence[Summary]) -> Summary:
+        """Add the sums, and average the means with the sums as weights."""
+        totals = torch.stack([summary.total for summary in summaries])
+        total = totals.sum(0)
+        with without_autocast(total):
+            weights = self.split_heads((totals / total.clamp_min(torch.finfo(total.dtype).tiny)).flatten(0, 1))
+            weights = weights.transpose(2, 3).unflatten(0, totals.shape[:2])  # (chunks, B, h, L/h, 1)
+            means = sum(w * at_least_fp32(summary.means) for w, summary in zip(weights, summaries, strict=True))
+        return Summary(total, means.to(summaries[0].means.dtype))
+
+    def update(self, summary: Summary, query: Tensor) -> Tensor:
+        """Compute the update ``(B, M, C)`` of query tokens ``(B, M, C)``."""
+        q = self.q(query)
+        dtype = q.dtype
         with without_autocast(q):
-            weights = self.split_heads(q * total)
+            weights = self.split_heads(_features(q) * summary.total)
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-6)
-            return merge_heads(weights @ at_least_fp32(means)).to(dtype)
+            return merge_heads(weights @ at_least_fp32(summary.means)).to(dtype)
 
     def _average(self, tokens: int) -> Callable[[Tensor, Tensor, torch.dtype], Tensor]:
-        """The cheaper one of the two below for a source of so many tokens."""
+        """Choose the order with fewer multiply-adds for this number of source tokens."""
         width, latent, per_head = self.embed_dims, self.k.out_features, self.embed_dims // self.num_heads
         project_first = tokens * width * (width + latent // self.num_heads)
         average_first = latent * width * (tokens + per_head)
         return self._average_then_project if average_first < project_first else self._project_then_average
 
     def _project_then_average(self, source: Tensor, shares: Tensor, dtype: torch.dtype) -> Tensor:
-        """``(B, N, C)``, ``(B, N, L)`` -> ``(B, h, L/h, C/h)``, a mean value for each feature of the keys."""
+        """``(B, N, C)``, ``(B, N, L)`` -> ``(B, h, L/h, C/h)``: the mean value of each of the L key features."""
         values = self.split_heads(self.v(source))
         with without_autocast(values):
             return self.split_heads(shares.to(dtype)).transpose(2, 3) @ values
 
     def _average_then_project(self, source: Tensor, shares: Tensor, dtype: torch.dtype) -> Tensor:
-        """The same, as the value of a mean token."""
+        """Compute the same as the projection of mean tokens."""
         with without_autocast(shares):
             tokens = shares.to(dtype).transpose(1, 2) @ source.to(dtype)  # (B, L, C)
-            # Head by head: C/h rows of the weight for L/h mean tokens of every image. The weight is the left factor, so
-            # that its gradient comes out in its own layout.
+            # Per attention head, C/h rows of the weight act on L/h mean tokens of every image. The weight is the left
+            # factor, so that its gradient has the layout of the weight.
             tokens = tokens.unflatten(1, (self.num_heads, -1)).transpose(0, 1).flatten(1, 2)  # (h, B·L/h, C)
             weight = self.v.weight.to(dtype).unflatten(0, (self.num_heads, -1))  # (h, C/h, C)
             bias = self.v.bias.to(dtype).unflatten(0, (self.num_heads, -1)).unsqueeze(2)
