@@ -145,7 +145,7 @@ def test_wrappers(wrapping):
         (lambda w: dict(w, epoch=3), 'unknown: epoch'),
         (lambda w: w | {'head.bias': [0.0]}, r'no tensor: head\.bias'),
         (lambda w: w | {'a.b': torch.ones(1), 'head.bias': None}, r'unknown: a\.b; no tensor: head\.bias'),
-        (lambda w: w | {'module.head.bias': torch.zeros(7)}, 'head.bias and module.head.bias are weights of the same'),
+        (lambda w: w | {'module.head.bias': torch.zeros(7)}, 'head.bias and module.head.bias are the same weight'),
         (lambda w: {}, 'no weights'),
         (lambda w: dict(n_averaged=torch.tensor(1)), 'no weights'),
     ],
@@ -390,7 +390,7 @@ def test_start_from_a_vit(name):
         assert any(part in key for part in ('read_', 'write_')), key
     assert sorted(report.copied + report.resized + report.fresh) == sorted(weights)
     assert sorted(report.resized) == sorted(key for key in weights if key.endswith(('pos_embed', 'projection.weight')))
-    assert all(key.startswith(('cls_token', 'dist_token', 'head')) for key in report.left_out)
+    assert all(key.startswith(('cls_token', 'dist_token', 'head')) for key in report.dropped)
 
 
 def test_layer_scale_is_copied():
@@ -449,7 +449,7 @@ def test_a_model_so_started_trains():
         ({'patch_embed.proj.weight': None}, r'patches\.projection\.weight is missing'),
         ({'blocks.1.mlp.fc2.bias': None}, r'missing: layers\.1\.vit_block\.ffn\.layers\.1\.bias'),
         ({'blocks.1.ls1.gamma': torch.ones(16)}, r'unexpected: layers\.1\.vit_block\.attn\.gamma1'),
-        ({'blocks.1.mlp.fc1.weight': torch.ones(8, 16)}, r'of another shape: layers\.1\.vit_block\.ffn'),
+        ({'blocks.1.mlp.fc1.weight': torch.ones(8, 16)}, r'wrong shape: layers\.1\.vit_block\.ffn'),
     ],
 )
 def test_refused_vits(change, sentence):
@@ -519,7 +519,7 @@ def test_way_back_of_a_training_checkpoint(run_tool, tmp_path):
         'model_converters/mmvittm_to_vittm.py', tmp_path / 'iter_7.pth', tmp_path / 'theirs.pth', '--num-heads', 2
     )
     assert done.returncode == 0, done.stderr
-    assert 'averaged' in done.stdout and 'Left out 2 weights' in done.stdout
+    assert 'averaged' in done.stdout and 'Dropped 2 weights' in done.stdout
     classifier = ('head.', 'fc_norm', 'process_head.')
     expected = {key: value for key, value in used_weights(golden).items() if not key.startswith(classifier)}
     assert_same(torch.load(tmp_path / 'theirs.pth', weights_only=True)['state_dict'], expected)
@@ -600,7 +600,7 @@ def test_vit_tool(run_tool, tmp_path):
     assert done.returncode == 0, done.stderr
     counts = {line.split('  ')[0].strip(): int(re.search(r'\d+', line)[0]) for line in done.stdout.splitlines()[-5:-1]}
     # 2 blocks × 12, bias of both embeddings, norm; 2 × (kernel, positions); cls, dist, 2 heads
-    assert (counts['copied'], counts['resized'], counts['left out']) == (2 * 12 + 2 + 2, 4, 6)
+    assert (counts['copied'], counts['resized'], counts['dropped']) == (2 * 12 + 2 + 2, 4, 6)
     snippet = done.stdout[: done.stdout.index('copied')].rsplit(')', 1)[0] + ')'
     checkpoint = torch.load(tmp_path / 'ours.pth', weights_only=True)
     assert (checkpoint['meta']['kernel'], checkpoint['meta']['seed']) == ('bicubic', '0')

@@ -235,11 +235,11 @@ def test_the_log_says_what_was_loaded(segmentor):
     assert total - loaded == 2  # both kernels
     assert 'resampled: memory_embed.pos_embed (1, 16, 16) for (1, 256, 16), process_embed.pos_embed' in sentence
     assert (
-        'left as initialised, since of another shape: '
+        'not loaded, wrong shape: '
         'memory_embed.patches.projection.weight (16, 3, 7, 7) for (16, 3, 16, 16), '
         'process_embed.patches.projection.weight (16, 3, 14, 14) for (16, 3, 32, 32)' in sentence
     )
-    assert 'missing' not in sentence and 'not used' not in sentence
+    assert 'missing' not in sentence and 'unused' not in sentence
     assert 'memory_embed.pos_embed resampled from 4×4 to 16×16' in segmentor[2]
 
 

@@ -208,7 +208,7 @@ def test_damaged_newest_is_passed_over(finished, damage, tmp_path):
     pointer.write_text(str(newest))
     assert newest_checkpoint(tmp_path / 'copy') == newest
     damage(newest)
-    with mock.patch('mmvittm.weights.loading.print_log') as log:
+    with mock.patch('mmvittm.apis.resume.print_log') as log:
         before = newest_checkpoint(tmp_path / 'copy')
     assert f'{newest} is torn or damaged' in log.call_args.args[0]
     assert before.stem.split('_')[0] == newest.stem.split('_')[0] and before != newest

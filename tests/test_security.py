@@ -11,7 +11,7 @@ from helpers.survival import config, fork, make_data, wait
 from mmengine.runner import CheckpointLoader
 
 from mmvittm.errors import UserError
-from mmvittm.weights.loading import load_checkpoint_file, use_safe_loading
+from mmvittm.weights import load_checkpoint_file, use_safe_loading
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,7 +126,7 @@ def test_downloads_are_not_unpickled(own_loaders, tmp_path, monkeypatch):
 @pytest.mark.parametrize('scheme', ['open-mmlab', 'torchvision', 'modelzoo', 'mmcls', 'pavi', 's3'])
 def test_other_places_are_refused(own_loaders, scheme):
     use_safe_loading()
-    with pytest.raises(UserError, match=f'{scheme}://x/y is not loaded.*download it and give its path'):
+    with pytest.raises(UserError, match=f'{scheme}://x/y was not loaded.*download it and pass its path'):
         CheckpointLoader.load_checkpoint(f'{scheme}://x/y')
 
 
