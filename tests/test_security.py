@@ -1,6 +1,7 @@
 """A checkpoint that runs code when unpickled does not run in any tool, on any way in; and --allow-pickle lets it."""
 
 import pickle
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.survival import config, fork, make_data, wait
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from mmvittm.errors import UserError
@@ -142,3 +144,13 @@ def test_plain_pickle_is_refused(tmp_path):
     with pytest.raises(UserError):
         load_checkpoint_file(tmp_path / 'a.pth')
     assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('core', ['core', '_core'])
+def test_logs_of_either_numpy_are_read(tmp_path, core):
+    """numpy 2 renamed ``numpy.core`` to ``numpy._core``, and pickles hold the name."""
+    path = tmp_path / 'a.pth'
+    torch.save(dict(log=HistoryBuffer([0.5], [1])), path, _use_new_zipfile_serialization=False)
+    written = path.read_bytes()
+    path.write_bytes(re.sub(rb'numpy\._?core\.', f'numpy.{core}.'.encode(), written))
+    assert load_checkpoint_file(path)['log'].mean() == 0.5

@@ -30,10 +30,14 @@ _MMENGINE_GLOBALS = {
             HistoryBuffer,
             np.ndarray,
             np.dtype,
-            _np_core.multiarray._reconstruct,
-            _np_core.multiarray.scalar,
             *(type(np.dtype(name)) for name in ('float32', 'float64', 'int64', 'uint32')),
         )
+    },
+    # numpy 2 renamed `core` to `_core`: a checkpoint written under either loads under the other.
+    **{
+        f'numpy.{core}.multiarray.{item.__name__}': item
+        for core in ('core', '_core')
+        for item in (_np_core.multiarray._reconstruct, _np_core.multiarray.scalar)
     },
 }
 _TENSOR_GLOBALS = re.compile(
