@@ -17,10 +17,10 @@ class WeightShapes:
 
     Args:
         weights (Mapping[str, Tensor]): Weights.
-        name_of (Callable[[str], str]): Name of a key in errors.
+        name_of (Callable[[str], str | None]): Name of a key in errors.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], name_of: Callable[[str], str] = str) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], name_of: Callable[[str], str | None] = str) -> None:
         self._shapes = {key: tuple(value.shape) for key, value in weights.items()}
         self._name_of = name_of
 
@@ -50,7 +50,7 @@ def infer_arch(
     num_heads: int | None = None,
     fusion: str = 'AddFusion',
     img_size: int | tuple[int, int] | None = None,
-    name_of: Callable[[str], str] = str,
+    name_of: Callable[[str], str | None] = str,
 ) -> dict:
     """Infer the config of a ViTTM from the shapes of its weights, for the modules that the authors' model has.
 
@@ -59,7 +59,7 @@ def infer_arch(
         num_heads (int, optional): See :func:`mmvittm.weights.infer_authors_arch`.
         fusion (str): Likewise.
         img_size (int | tuple[int, int], optional): Likewise.
-        name_of (Callable[[str], str]): Name of a key in errors.
+        name_of (Callable[[str], str | None]): Name of a key in errors.
 
     Returns:
         dict: ``backbone`` and ``num_classes``.
@@ -68,9 +68,11 @@ def infer_arch(
         UserError: If weights are missing, or the shapes are not those of such a model.
     """
     shapes = WeightShapes(state_dict, name_of)
-    patches, tokens = {}, {}
+    patches: dict[str, tuple[int, int]] = {}
+    tokens: dict[str, int] = {}
     for embed in ('memory_embed', 'process_embed'):
-        patches[embed] = shapes.of(f'backbone.{embed}.patches.projection.weight', 4)[2:]
+        _, _, *patch = shapes.of(f'backbone.{embed}.patches.projection.weight', 4)
+        patches[embed] = patch[0], patch[1]
         tokens[embed] = shapes.of(f'backbone.{embed}.pos_embed', 3)[1]
     vit = vit_options(shapes, 'backbone.memory_embed.patches', 'backbone.layers.0.vit_block', num_heads)
     width = shapes.of('backbone.memory_embed.pos_embed', 3)[2]

@@ -53,14 +53,19 @@ class KeyTable:
         Raises:
             UserError: If a key matches no template or a value is no tensor; the error names all of them.
         """
-        keys = {key: self.translate_key(key) for key in state_dict}
-        problems = {
-            'unknown': [str(key) for key, other in keys.items() if other is None],
-            'no tensor': [key for key, other in keys.items() if other and not isinstance(state_dict[key], Tensor)],
-        }
+        translated: dict[str, Tensor] = {}
+        problems: dict[str, list[str]] = {'unknown': [], 'no tensor': []}
+        for key, value in state_dict.items():
+            other = self.translate_key(key)
+            if other is None:
+                problems['unknown'].append(str(key))
+            elif not isinstance(value, Tensor):
+                problems['no tensor'].append(key)
+            else:
+                translated[other] = value
         if any(problems.values()):
             raise UserError(f'these are not weights in the layout of {layout} ({listed(problems)})')
-        return {other: state_dict[key] for key, other in keys.items()}
+        return translated
 
 
 def _pattern(template: str) -> str:

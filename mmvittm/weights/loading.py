@@ -14,14 +14,14 @@ from ..errors import UserError
 from .mismatch import describe_mismatch
 from .unpickling import load_without_code
 
+MapLocation = str | torch.device | None
+
 # Names under which training scripts nest a model's weights, and prefixes that wrappers put before every key.
 _NESTS = ('state_dict', 'model')
 _WRAPPERS = re.compile(r'^(?:(?:module|_orig_mod|model)\.)+')
 
 
-def load_checkpoint_file(
-    path: str | Path, map_location: str | torch.device | None = 'cpu', allow_pickle: bool = False
-) -> dict:
+def load_checkpoint_file(path: str | Path, map_location: MapLocation = 'cpu', allow_pickle: bool = False) -> dict:
     """Read a checkpoint without running code in it.
 
     Args:
@@ -38,6 +38,7 @@ def load_checkpoint_file(
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f'checkpoint not found: {path}')
+    checkpoint: object
     try:
         if path.suffix == '.safetensors':
             checkpoint = load_file(path, device=str(map_location or 'cpu'))
@@ -93,7 +94,8 @@ def unwrapped(checkpoint: Mapping) -> dict[str, Tensor]:
     """
     while nest := next((name for name in _NESTS if isinstance(checkpoint.get(name), Mapping)), None):
         checkpoint = checkpoint[nest]
-    weights, names = {}, {}
+    weights: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
     for name, value in checkpoint.items():
         key = _WRAPPERS.sub('', str(name))
         if key == 'n_averaged':

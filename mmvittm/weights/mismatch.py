@@ -61,7 +61,7 @@ def describe_pretrained(module: nn.Module, state_dict: Mapping[str, Tensor], pre
     return '; '.join(filter(None, (f'{len(loaded)} of {len(expected)} weights are loaded', listed(details))))
 
 
-def listed(keys_by_kind: Mapping[str, Iterable[str]]) -> str:
+def listed(keys_by_kind: Mapping[str, list[str]]) -> str:
     """List keys by kind, with one for all that differ in the layer number only.
 
     Returns:

@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
 from ..errors import UserError
-from .loading import load_checkpoint_file
+from .loading import MapLocation, load_checkpoint_file
 
 
 def use_safe_loading(allow_pickle: bool = False) -> None:
@@ -20,13 +20,13 @@ def use_safe_loading(allow_pickle: bool = False) -> None:
         allow_pickle (bool): Unpickle any type, which may run code in the file. Defaults to False.
     """
 
-    def load_from_local(filename: str, map_location=None) -> dict:
+    def load_from_local(filename: str | Path, map_location: MapLocation = None) -> dict:
         return _drop_config(filename, load_checkpoint_file(filename, map_location, allow_pickle))
 
-    def load_from_http(filename: str, map_location=None) -> dict:
+    def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
         return load_from_local(_download(filename), map_location)
 
-    def load_from_elsewhere(filename: str, map_location=None) -> dict:
+    def load_from_elsewhere(filename: str | Path, map_location: MapLocation = None) -> dict:
         raise UserError(f'{filename} was not loaded, since loading may run code: download it and pass its path')
 
     safe = {'': load_from_local, 'http://': load_from_http, 'https://': load_from_http}

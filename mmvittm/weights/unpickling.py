@@ -3,15 +3,17 @@
 import pickle
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 
-_np_core = np._core if digit_version(np.__version__) >= digit_version('2.0.0') else np.core
+_NUMPY_2 = digit_version(np.__version__) >= digit_version('2.0.0')
+_multiarray = import_module('numpy._core.multiarray' if _NUMPY_2 else 'numpy.core.multiarray')
 
 
 def _history_method(cls: type, name: str) -> Callable:
@@ -37,13 +39,31 @@ _MMENGINE_GLOBALS = {
     **{
         f'numpy.{core}.multiarray.{item.__name__}': item
         for core in ('core', '_core')
-        for item in (_np_core.multiarray._reconstruct, _np_core.multiarray.scalar)
+        for item in (_multiarray._reconstruct, _multiarray.scalar)
     },
 }
 _TENSOR_GLOBALS = re.compile(
     r'collections\.OrderedDict|_codecs\.encode|torch\.(?:\w+Storage|Size|device)'
     r'|torch\._utils\._rebuild_(?:tensor_v2|parameter|parameter_with_state)'
 )
+
+
+class _RestrictedPickle:
+    """Substitute for :mod:`pickle` whose unpickler resolves the allowed names only."""
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> object:
+            full_name = f'{module.replace("__builtin__", "builtins")}.{name}'
+            if full_name in _MMENGINE_GLOBALS:
+                return _MMENGINE_GLOBALS[full_name]
+            is_dtype = module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype)
+            if is_dtype or _TENSOR_GLOBALS.fullmatch(full_name):
+                return super().find_class(module, name)
+            raise pickle.UnpicklingError(f'GLOBAL {full_name}')
+
+    @classmethod
+    def load(cls, file: BinaryIO, **kwargs: Any) -> object:
+        return cls.Unpickler(file, **kwargs).load()
 
 
 def load_without_code(path: Path, map_location: str | torch.device | None) -> object:
@@ -56,23 +76,4 @@ def load_without_code(path: Path, map_location: str | torch.device | None) -> ob
         with torch.serialization.safe_globals([(item, name) for name, item in _MMENGINE_GLOBALS.items()]):
             return torch.load(path, map_location=map_location, weights_only=True)
     # Older versions cannot extend the types that weights_only=True allows: apply the same rule in an unpickler.
-    return torch.load(path, map_location=map_location, pickle_module=_restricted_pickle(), weights_only=False)
-
-
-def _restricted_pickle() -> ModuleType:
-    """Return a substitute for :mod:`pickle` whose unpickler resolves the allowed names only."""
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str):
-            full_name = f'{module.replace("__builtin__", "builtins")}.{name}'
-            if full_name in _MMENGINE_GLOBALS:
-                return _MMENGINE_GLOBALS[full_name]
-            is_dtype = module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype)
-            if is_dtype or _TENSOR_GLOBALS.fullmatch(full_name):
-                return super().find_class(module, name)
-            raise pickle.UnpicklingError(f'GLOBAL {full_name}')
-
-    module = ModuleType('restricted_pickle')
-    module.Unpickler = Unpickler
-    module.load = lambda file, **kwargs: Unpickler(file, **kwargs).load()
-    return module
+    return torch.load(path, map_location=map_location, pickle_module=_RestrictedPickle, weights_only=False)
