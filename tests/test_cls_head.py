@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.tiny import tiny_backbone
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmpretrain import get_model
@@ -14,15 +15,7 @@ from mmvittm.errors import UserError
 from mmvittm.models import ViTTMClsHead
 from mmvittm.models.token_embeds import resample_pos_embed
 
-BACKBONE = dict(
-    type='mmvittm.ViTTM',
-    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-    img_size=16,
-    memory_embed=dict(type='PatchTokens', patch_size=4),
-    process_embed=dict(type='PatchTokens', patch_size=8),
-    rw_head=dict(type='LinearAttention', latent_ratio=2),
-    out_stream='tokens',
-)
+BACKBONE = tiny_backbone(out_stream='tokens')
 
 
 HEAD = dict(type='mmvittm.ViTTMClsHead', num_classes=3, in_channels=16)
@@ -44,7 +37,7 @@ def batch():
 def test_the_loss_is_the_sum_of_both_streams_losses():
     model, (images, samples) = build(cal_acc=True).eval(), batch()
     losses = model(images, samples, mode='loss')
-    memory, process = model.head.stream_logits(model.backbone(images))
+    process, memory = model.head.stream_logits(model.backbone(images))
     target = torch.tensor([0, 2])
     for name, logits in dict(memory=memory, process=process, mean=(memory + process) / 2).items():
         hits = (logits.argmax(1) == target).float().mean() * 100
@@ -71,7 +64,7 @@ def test_soft_labels_and_binary_cross_entropy():
     model, (images, _) = build(loss=dict(type='CrossEntropyLoss', use_sigmoid=True)).eval(), batch()
     scores = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.5, 0.5]])
     losses = model(images, [DataSample().set_gt_score(score) for score in scores], mode='loss')
-    memory, _ = model.head.stream_logits(model.backbone(images))
+    _, memory = model.head.stream_logits(model.backbone(images))
     expected = F.binary_cross_entropy_with_logits(memory, scores, reduction='none').sum() / 2
     torch.testing.assert_close(losses['memory_loss'], expected)
 
@@ -80,7 +73,7 @@ def test_label_smoothing():
     loss = dict(type='LabelSmoothLoss', label_smooth_val=0.1, num_classes=3, mode='original')
     model, (images, samples) = build(loss=loss).eval(), batch()
     losses = model(images, samples, mode='loss')
-    memory, _ = model.head.stream_logits(model.backbone(images))
+    _, memory = model.head.stream_logits(model.backbone(images))
     expected = F.cross_entropy(memory, torch.tensor([0, 2]), label_smoothing=0.1)
     torch.testing.assert_close(losses['memory_loss'], expected)
 
@@ -100,7 +93,7 @@ def test_mixed_batches(mix, use_sigmoid):
     scores = torch.stack([sample.gt_score for sample in mixed['data_samples']])
     torch.testing.assert_close(scores.sum(1), torch.ones(2))
     losses = model(**mixed, mode='loss')
-    memory, process = model.head.stream_logits(model.backbone(mixed['inputs']))
+    process, memory = model.head.stream_logits(model.backbone(mixed['inputs']))
     for name, logits in (('memory', memory), ('process', process)):
         log_p, log_not_p = (F.logsigmoid(logits), F.logsigmoid(-logits)) if use_sigmoid else (logits.log_softmax(1), 0)
         expected = -(scores * log_p + (1 - scores) * log_not_p).sum() / 2
@@ -114,7 +107,7 @@ def test_predictions_follow_predict_from():
         logits = model(images, mode='tensor')
         samples = model(images, mode='predict')
         torch.testing.assert_close(torch.stack([sample.pred_score for sample in samples]), logits.softmax(1))
-        memory, process = model.head.stream_logits(model.backbone(images))
+        process, memory = model.head.stream_logits(model.backbone(images))
         for key, each in dict(memory=memory, process=process, mean=(memory + process) / 2).items():
             scores = torch.stack([sample.get(f'pred_score_{key}') for sample in samples])
             torch.testing.assert_close(scores, each.softmax(1))
@@ -153,7 +146,7 @@ def test_features_of_every_stage():
     assert (process.shape, memory.shape) == ((2, 4, 16), (2, 16, 16))
     for one, other in zip(model.extract_feat(images, stage='neck')[-1], (process, memory), strict=True):
         torch.testing.assert_close(one, other)
-    pre_memory, pre_process = model.extract_feat(images, stage='pre_logits')
+    pre_process, pre_memory = model.extract_feat(images, stage='pre_logits')
     torch.testing.assert_close(model.head.memory_fc(pre_memory), model(images, mode='tensor'))
     torch.testing.assert_close(pre_process, F.layer_norm(process.mean(1), (16,), eps=1e-6))
 

@@ -90,6 +90,9 @@ def test_round_trips(name):
     assert_same(authors_to_mmvittm(theirs), ours)
 
 
+TOKENS = dict(out_indices=-1, out_stream='tokens')
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_inferred_config_gives_the_same_tokens(name):
     golden = Golden.load(name)
@@ -97,10 +100,10 @@ def test_inferred_config_gives_the_same_tokens(name):
         golden.weights, num_heads=2, fusion='EraseFusion' if name == 'linear_erase' else 'AddFusion'
     )
     assert inferred['num_classes'] == 7
-    model = MODELS.build(inferred['backbone']).eval()
+    model = MODELS.build(inferred['backbone'] | TOKENS).eval()
     model.load_state_dict(golden.converted('backbone'))
     with torch.inference_mode():
-        process, memory = model.forward_tokens(golden.tensors['input'])
+        process, memory = model(golden.tensors['input'])[0]
     assert relative_error(process, golden.tensors['process_tokens']) < 1e-5
     assert relative_error(memory, golden.tensors['memory_tokens']) < 1e-5
 
@@ -495,11 +498,11 @@ def test_converted_files_are_complete(converted):
     # The printed config builds the model that the file fits.
     assert '7 classes' in stdout
     snippet = stdout[: stdout.index('Wrote')]
-    model = MODELS.build(Config.fromstring(snippet, '.py').model.backbone).eval()
+    model = MODELS.build({**Config.fromstring(snippet, '.py').model.backbone, **TOKENS}).eval()
     weights = {key.removeprefix('backbone.'): w for key, w in ours['state_dict'].items() if key.startswith('backbone.')}
     model.load_state_dict(weights, strict=True)
     with torch.inference_mode():
-        process, memory = model.forward_tokens(golden.tensors['input'])
+        process, memory = model(golden.tensors['input'])[0]
     assert relative_error(process, golden.tensors['process_tokens']) < 1e-5
     assert relative_error(memory, golden.tensors['memory_tokens']) < 1e-5
 
@@ -582,14 +585,14 @@ def test_init_cfg_takes_converted_files(converted, info_lines, img_size, process
 
 def test_load_checkpoint_takes_converted_files(converted, info_lines):
     folder, golden, _ = converted
-    model = torch.nn.ModuleDict(dict(backbone=ViTTM(**golden.backbone_cfg() | dict(img_size=48))))
+    model = torch.nn.ModuleDict(dict(backbone=ViTTM(**golden.backbone_cfg() | TOKENS | dict(img_size=48))))
     load_checkpoint(model, str(folder / 'ours.pth'))
     weights = golden.converted('backbone')
     assert torch.equal(model.backbone.process_norm.weight, weights['process_norm.weight'])
     assert 'backbone.process_embed.pos_embed resampled from 4×4 to 6×6' in info_lines
     # At the size it was made for, the larger grid's model still computes nearly what the reference does.
     with torch.inference_mode():
-        process, _ = model.eval().backbone.forward_tokens(golden.tensors['input'])
+        process, _ = model.eval().backbone(golden.tensors['input'])[0]
     assert relative_error(process, golden.tensors['process_tokens']) < 0.3
 
 

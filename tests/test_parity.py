@@ -19,7 +19,7 @@ def test_all_cases_are_there():
 @pytest.mark.parametrize('name', CASES)
 def test_tokens(name):
     golden = Golden.load(name)
-    process, memory = golden.build_backbone().forward_tokens(golden.tensors['input'])
+    process, memory = golden.build_backbone(out_indices=-1, out_stream='tokens')(golden.tensors['input'])[0]
     assert relative_error(process, golden.tensors['process_tokens']) < 1e-5
     assert relative_error(memory, golden.tensors['memory_tokens']) < 1e-5
 

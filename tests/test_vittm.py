@@ -1,14 +1,15 @@
-"""The backbone's own contract: outputs, sizes, what is frozen, what is refused."""
+"""The contract of the backbone: outputs, input sizes, freezing, errors."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.tiny import ARCH as TINY_ARCH
 
 from mmvittm.errors import UserError
 from mmvittm.models import ViTTM
 from mmvittm.models.token_embeds import grid_of, resample_pos_embed
 
-ARCH = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
+ARCH = TINY_ARCH | dict(num_layers=3)
 
 
 def build(memory_patch=4, process_patch=8, **options) -> ViTTM:
@@ -35,7 +36,7 @@ def test_named_archs(arch, dims, layers, heads):
     assert block.ffn.feedforward_channels == 4 * dims
 
 
-def test_every_out_index_in_the_order_asked_for():
+def test_outputs_come_in_the_order_of_out_indices():
     image = torch.randn(2, 3, 32, 32)
     streams = ('memory', 'process', 'concat', 'memory')
     several = build(out_indices=(2, 0, -2, 0), out_stream=streams)
@@ -50,24 +51,23 @@ def test_shape_of_each_stream(stream, shape):
     assert feature.shape == (2, *shape)
 
 
-def test_concat_is_process_resized_to_the_memory_grid_then_memory():
+def test_concat_is_resized_process_then_memory():
     image = torch.randn(2, 3, 32, 32)
     (concat,), (process,), (memory,) = (build(out_stream=s)(image) for s in ('concat', 'process', 'memory'))
     resized = F.interpolate(process, (8, 8), mode='bilinear', align_corners=False)
     assert torch.equal(concat, torch.cat([resized, memory], 1))
 
 
-def test_forward_tokens_runs_everything_whatever_the_outputs():
+def test_tokens_are_normed_process_and_plain_memory():
     image = torch.randn(2, 3, 32, 32)
-    process, memory = build(out_indices=0)(image)[0], build().forward_tokens(image)[1]
-    assert process.shape == (2, 16, 4, 4)
-    assert torch.equal(build(out_indices=0).forward_tokens(image)[1], memory)
-    full = build(out_stream='concat')
-    assert torch.equal(full(image)[0][:, 16:].flatten(2).transpose(1, 2), full.forward_tokens(image)[1])
+    ((process, memory),) = (model := build(out_stream='tokens'))(image)
+    process_map, memory_map = build(out_indices=(-1, -1), out_stream=('process', 'memory'))(image)
+    assert torch.equal(process, model.process_norm(process_map.flatten(2).transpose(1, 2)))
+    assert torch.equal(memory, memory_map.flatten(2).transpose(1, 2))
 
 
 @pytest.mark.parametrize('size', [(32, 32), (33, 47), (8, 8), (40, 24)])
-def test_any_size_is_padded_with_zeros_at_the_bottom_and_right(size):
+def test_images_are_padded_at_the_bottom_and_right(size):
     model = build(out_stream='process')
     image = torch.randn(1, 3, *size)
     padded = F.pad(image, (0, -size[1] % 8, 0, -size[0] % 8))
@@ -77,7 +77,7 @@ def test_any_size_is_padded_with_zeros_at_the_bottom_and_right(size):
     assert model(image)[0].shape[2:] == (-(-size[0] // 8), -(-size[1] // 8))
 
 
-def test_positions_are_resampled_bicubically_with_antialiasing_in_fp32():
+def test_pos_embed_is_resampled_antialiased_in_fp32():
     pos_embed = torch.randn(1, 16, 5, dtype=torch.bfloat16)
     grid = pos_embed.float().reshape(1, 4, 4, 5).permute(0, 3, 1, 2)
     expected = F.interpolate(grid, (3, 6), mode='bicubic', align_corners=False, antialias=True)
@@ -103,7 +103,7 @@ def overwrite_data(model):
     ],
     ids=['in place', 'loaded', 'moved', 'data and eval'],
 )
-def test_kept_positions_follow_the_parameter(change):
+def test_cached_positions_follow_the_parameter(change):
     model, image = build(), torch.randn(1, 3, 48, 40)
     with torch.no_grad():
         model(image)
@@ -113,7 +113,7 @@ def test_kept_positions_follow_the_parameter(change):
     torch.testing.assert_close(kept, tuple(x.detach() for x in model(image)), rtol=0, atol=0)
 
 
-def test_positions_are_kept_without_gradients_only(monkeypatch):
+def test_positions_are_cached_without_gradients_only(monkeypatch):
     sizes = []
     monkeypatch.setattr(
         'mmvittm.models.token_embeds.resample_pos_embed', lambda *args: sizes.append(args) or resample_pos_embed(*args)
@@ -134,12 +134,12 @@ def test_grid_of_a_stored_embedding(tokens, like, grid):
     assert grid_of(tokens, like) == grid
 
 
-def test_grid_that_cannot_be_told():
-    with pytest.raises(UserError, match='7 tokens is neither square nor of the proportions 3×4'):
+def test_grid_of_no_known_aspect_ratio():
+    with pytest.raises(UserError, match='7 tokens is neither square nor of the aspect ratio 3×4'):
         grid_of(7, (3, 4))
 
 
-def test_checkpoint_of_another_img_size_is_resampled_and_says_so(monkeypatch):
+def test_checkpoint_of_another_img_size_is_resampled(monkeypatch):
     said = []
     monkeypatch.setattr('mmvittm.models.token_embeds.print_log', lambda message, **_: said.append(message))
     source, target = build(img_size=32), build(img_size=(24, 48))
@@ -166,7 +166,7 @@ def test_train_and_eval_return_the_model():
     assert model.eval() is model
 
 
-def test_frozen_stages_stay_frozen_and_in_eval_mode():
+def test_frozen_stages_stay_in_eval_mode():
     model = build(frozen_stages=2, drop_path_rate=0.5, rw_drop_path_rate=0.5).train()
     frozen = [model.memory_embed, model.process_embed, *model.layers[:2]]
     assert not any(p.requires_grad for module in frozen for p in module.parameters())
@@ -175,13 +175,13 @@ def test_frozen_stages_stay_frozen_and_in_eval_mode():
     assert model.layers[2].vit_block.attn.qkv.weight.requires_grad
 
 
-def test_stochastic_depth_ramps_in_blocks_and_is_constant_on_reads_and_writes():
+def test_drop_path_rates():
     model = build(drop_path_rate=0.2, rw_drop_path_rate=0.3)
     assert [layer.vit_block.attn.out_drop.drop_prob for layer in model.layers] == pytest.approx([0, 0.1, 0.2])
     assert [layer.drop_path.drop_prob for layer in model.layers] == [0.3] * 3
 
 
-def test_initialisation_is_reproducible_and_of_the_stated_spread():
+def test_initialisation_is_reproducible_with_std_0_02():
     model = build(arch='tiny', img_size=224, memory_patch=16, process_patch=32)
     again = build(arch='tiny', img_size=224, memory_patch=16, process_patch=32)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
@@ -198,12 +198,16 @@ def test_initialisation_is_reproducible_and_of_the_stated_spread():
         (dict(arch=ARCH | dict(num_heads=3)), 'num_heads=3 does not divide embed_dims=16'),
         (dict(rw_head=dict(type='LinearAttention', latent_ratio=3)), 'latent_ratio=3 × num_heads=2 does not divide'),
         (dict(rw_head=dict(type='Attention')), "unknown read/write head 'Attention': choose one of .*LinearAttention"),
-        (dict(rw_head=dict(type='LinearAttention', ratio=2)), "LinearAttention has no option 'ratio'"),
-        (dict(rw_head='LinearAttention'), 'a read/write head is chosen by a dict with a "type"'),
+        (
+            dict(rw_head=dict(type='LinearAttention', ratio=2)),
+            "LinearAttention got an unexpected .*'ratio': its options are embed_dims",
+        ),
+        (dict(rw_head='LinearAttention'), 'a read/write head is configured by a dict with a "type"'),
+        (dict(fusion=dict(type=torch.nn.Identity)), 'fusion Identity must derive from mmvittm.models.fusions.Fusion'),
         (dict(fusion=dict(type='MulFusion')), "unknown fusion 'MulFusion': choose one of .*AddFusion"),
         (dict(memory_block=dict(type='Attention')), "unknown memory block 'Attention'"),
         (dict(out_stream='latent'), "unknown out_stream 'latent': choose one of process, memory, concat"),
-        (dict(out_stream=('process', 'memory')), 'out_stream names 2 streams for 1 out indices'),
+        (dict(out_stream=('process', 'memory')), 'out_stream names 2 streams for 1 out_indices'),
         (dict(out_indices=3), r'out index 3 does not exist: the blocks are 0 … 2'),
         (dict(out_indices=(0, -4)), 'out index -4 does not exist'),
         (dict(out_indices=()), 'out_indices is empty'),

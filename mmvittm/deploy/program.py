@@ -11,7 +11,7 @@ from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.token_embeds import PositionEmbedding
+from ..models.token_embeds import TokenEmbed
 
 OLDEST_TORCH = '2.6'
 
@@ -42,7 +42,7 @@ def baked_positions(network: nn.Module, images: Tensor) -> Iterator[None]:
     Resampling them is then no part of a graph: runtimes have an antialiased bicubic kernel of their own, whose result
     is 8e-3 off, and would run it for every image.
     """
-    baking = {PositionEmbedding: _bake_tokens, VisionTransformer: _bake_vit}
+    baking = {TokenEmbed: _bake_tokens, VisionTransformer: _bake_vit}
     with ExitStack() as restore:
         hooks = [
             module.register_forward_hook(partial(bake, restore))
@@ -58,7 +58,7 @@ def baked_positions(network: nn.Module, images: Tensor) -> Iterator[None]:
         yield
 
 
-def _bake_tokens(restore: ExitStack, embed: PositionEmbedding, inputs: tuple, output: tuple[Tensor, tuple]) -> None:
+def _bake_tokens(restore: ExitStack, embed: TokenEmbed, inputs: tuple, output: tuple[Tensor, tuple]) -> None:
     _, grid = output
     _replace(restore, embed, pos_embed=nn.Parameter(embed.positions(grid), requires_grad=False), grid=grid)
 

@@ -3,6 +3,7 @@ from .fusions import AddEraseFusion, AddFusion, EraseFusion
 from .heads import ViTTMClsHead
 from .memory_blocks import MemoryBlock, MemoryConvNeXt, MemoryMLP
 from .rw_heads import CrossAttention, DynaMixer, LatentAttention, LatentCrossAttention, LinearAttention, TokenLearner
+from .streams import Streams
 from .token_embeds import LearnedTokens, PatchTokens, PooledTokens
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     'MemoryMLP',
     'PatchTokens',
     'PooledTokens',
+    'Streams',
     'TokenLearner',
     'ViTTM',
     'ViTTMClsHead',

@@ -1,76 +1,65 @@
-"""Building the parts of a ViTTM, and checking the numbers they are given."""
+"""Build the components of a ViTTM from their configs and check the numbers in them."""
 
 import inspect
 from math import inf
 from typing import Any
 
 from mmengine.registry import Registry
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import UserError
 
 
-def build_part(registry: Registry, cfg: dict, **given: Any) -> nn.Module:
-    """Build one part from its config.
+def build_component(registry: Registry, base: type[nn.Module], cfg: dict, **context: Any) -> Any:
+    """Build one component.
 
     Args:
-        registry (Registry): Where the part is registered.
-        cfg (dict): ``type`` and the part's own options.
-        **given: What the backbone decides (widths, numbers of tokens); a part gets what its constructor names, and
-            its own options come first.
+        registry (Registry): Registry of the component, for instance ``RW_HEADS``.
+        base (type): Class that it must derive from, for instance ``RWHead``.
+        cfg (dict): ``type`` and the options of the component.
+        **context: Widths and numbers of tokens, which the backbone decides. The constructor is passed those that it
+            names; an option of the same name in ``cfg`` wins.
 
     Raises:
-        UserError: If the type is unknown, or an option is missing, not one of the part's, or not within its range.
+        UserError: If the type is unknown or does not derive from ``base``, an option is missing or unknown, or a value
+            is out of range.
     """
     if not isinstance(cfg, dict) or 'type' not in cfg:
-        raise UserError(f'a {registry.name} is chosen by a dict with a "type", not by {cfg!r}')
+        raise UserError(f'a {registry.name} is configured by a dict with a "type", not by {cfg!r}')
     cls = cfg['type'] if inspect.isclass(cfg['type']) else registry.get(cfg['type'])
     if cls is None:
         known = ', '.join(sorted(registry.module_dict))
         raise UserError(f'unknown {registry.name} {cfg["type"]!r}: choose one of {known}')
-    options = {key: value for key, value in cfg.items() if key != 'type'}
-    accepted = inspect.signature(cls).parameters
-    unknown = [key for key in options if key not in accepted]
-    if unknown:
-        raise UserError(f'{registry.name} {cls.__name__} has no option {unknown[0]!r}: it takes {", ".join(accepted)}')
-    options = {key: value for key, value in given.items() if key in accepted} | options
-    required = [
-        key
-        for key, option in accepted.items()
-        if option.default is option.empty and option.kind not in (option.VAR_POSITIONAL, option.VAR_KEYWORD)
-    ]
-    missing = [key for key in required if key not in options]
-    if missing:
-        raise UserError(f'{registry.name} {cls.__name__} needs the option {missing[0]!r}')
+    if not issubclass(cls, base):
+        raise UserError(f'{registry.name} {cls.__name__} must derive from {base.__module__}.{base.__name__}')
+    signature = inspect.signature(cls)
+    options = {name: value for name, value in context.items() if name in signature.parameters}
+    options |= {name: value for name, value in cfg.items() if name != 'type'}
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        known = ', '.join(signature.parameters)
+        raise UserError(f'{registry.name} {cls.__name__} {error}: its options are {known}') from error
     return cls(**options)
 
 
 def positive_int(name: str, value: Any) -> int:
-    """``value`` if it is a whole number above 0."""
+    """Return ``value`` if it is a whole number above 0, else raise a UserError."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f'{name} must be a whole number above 0, not {value!r}')
     return value
 
 
 def size_2d(name: str, value: Any) -> tuple[int, int]:
-    """``(height, width)`` from one number or a pair."""
+    """Return ``(height, width)`` for one number or a pair, else raise a UserError."""
     pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
     if len(pair) != 2:
         raise UserError(f'{name} must be a whole number or a pair (height, width), not {value!r}')
     return positive_int(name, pair[0]), positive_int(name, pair[1])
 
 
-def positive_ratio(name: str, value: Any, width: int) -> int:
-    """``value · width``, rounded down, if that is at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value * width < inf:
-        raise UserError(f'{name} must be a number of at least 1/{width}, the width it multiplies, not {value!r}')
-    return int(value * width)
-
-
-def check_tokens(part: nn.Module, stream: str, built_for: int, tokens: Tensor) -> None:
-    """Refuse tokens ``(B, N, C)`` whose number ``N`` is not the one that ``part`` was built for."""
-    if tokens.shape[1] != built_for:
-        raise UserError(
-            f'{type(part).__name__} is built for {built_for} {stream} tokens and got {tokens.shape[1]}: '
-            'give images of the img_size of the model, or choose a part that takes any number of tokens'
-        )
+def hidden_width(name: str, ratio: Any, width: int) -> int:
+    """Return ``ratio · width`` rounded down if it is at least 1, else raise a UserError."""
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 1 <= ratio * width < inf:
+        raise UserError(f'{name} must be a number of at least 1/{width} for tokens of width {width}, not {ratio!r}')
+    return int(ratio * width)

@@ -1,4 +1,4 @@
-"""Fusions: how the tokens of a stream take up an update."""
+"""Fusions: combine the tokens of a stream with the update that a read or write brings."""
 
 from abc import abstractmethod
 
@@ -6,20 +6,21 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..registry import FUSIONS
-from .builder import check_tokens, positive_int
+from .builder import positive_int
 
 
 class Fusion(BaseModule):
-    """What a fusion is: ``fusion(target, update) -> target``. One serves all reads of a model, one all writes.
+    """Base class: ``fusion(target, update) -> target``.
 
-    A fusion whose constructor names ``embed_dims`` or ``target_tokens`` is given these numbers; ``target_name`` tells
-    it which stream it serves, for its errors.
+    A model has one fusion for all reads and one for all writes. The constructor of a fusion is passed ``embed_dims``
+    and ``target_tokens`` if it names them.
 
     Attributes:
-        uses_target (bool): Whether the result depends on the target as it was.
+        fixed_tokens (bool): Whether it is built for a fixed number of tokens. The backbone then refuses other input
+            sizes.
     """
 
-    uses_target = True
+    fixed_tokens = False
 
     @abstractmethod
     def forward(self, target: Tensor, update: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ class Fusion(BaseModule):
 
 @FUSIONS.register_module()
 class AddFusion(Fusion):
-    """``target + update``, the fusion of every published model (ViTTM paper)."""
+    """``target + update``: the fusion of every published model (ViTTM paper)."""
 
     def forward(self, target: Tensor, update: Tensor) -> Tensor:
         """``(B, M, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
@@ -37,9 +38,7 @@ class AddFusion(Fusion):
 
 @FUSIONS.register_module()
 class EraseFusion(Fusion):
-    """``update``, in place of the target (ViTTM paper)."""
-
-    uses_target = False
+    """``update`` replaces the target (ViTTM paper)."""
 
     def forward(self, target: Tensor, update: Tensor) -> Tensor:
         """``(B, M, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
@@ -48,29 +47,24 @@ class EraseFusion(Fusion):
 
 @FUSIONS.register_module()
 class AddEraseFusion(Fusion):
-    r"""A learned gate between target and update, one for each target token (ViTTM paper).
+    r"""Mix target and update with one learned gate per target token (ViTTM paper).
 
     .. math:: (1 - g)\,\mathrm{target} + g\,\mathrm{update},\quad
               g = \mathrm{sigmoid}(\mathrm{Linear}(\mathrm{mean}_{tokens}(\mathrm{update})))
 
     Args:
-        embed_dims (int): C, the width of the tokens.
-        target_tokens (int): M, the number of target tokens.
-        target_name (str): What errors call the target tokens. Defaults to 'target'.
-
-    Raises:
-        UserError: If ``forward`` gets another number of target tokens.
+        embed_dims (int): Width C of the tokens.
+        target_tokens (int): Number M of target tokens.
     """
 
-    def __init__(self, embed_dims: int, target_tokens: int, target_name: str = 'target') -> None:
-        # timm's initialisation of a ViT, which the authors keep
+    fixed_tokens = True
+
+    def __init__(self, embed_dims: int, target_tokens: int) -> None:
+        # the initialisation of timm's ViT, as in the authors' code
         super().__init__(init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0))
-        self.target_tokens = positive_int('target_tokens', target_tokens)
-        self.target_name = target_name
-        self.linear = nn.Linear(embed_dims, target_tokens)
+        self.linear = nn.Linear(embed_dims, positive_int('target_tokens', target_tokens))
 
     def forward(self, target: Tensor, update: Tensor) -> Tensor:
         """``(B, M, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
-        check_tokens(self, self.target_name, self.target_tokens, target)
         gate = self.linear(update.mean(1)).sigmoid().unsqueeze(2)
         return (1 - gate) * target + gate * update

@@ -3,11 +3,11 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU between them, under the authors' names (mmcv's ``FFN`` has others).
+    """Linear, GELU, linear; the parameters have the authors' names, which mmcv's ``FFN`` does not.
 
     Args:
         in_dims (int): Width of the input.
-        hidden_dims (int): Width in between.
+        hidden_dims (int): Hidden width.
         out_dims (int): Width of the output.
     """
 

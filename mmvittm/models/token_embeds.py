@@ -1,5 +1,6 @@
-"""Token embeddings: how the tokens of a stream are made, and their position embeddings."""
+"""Token embeddings: make the tokens of a stream, with their learned absolute position embeddings."""
 
+from abc import abstractmethod
 from math import isqrt
 
 import torch
@@ -13,17 +14,16 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..registry import TOKEN_EMBEDS
 from .builder import size_2d
-
-Grid = tuple[int, int]
+from .streams import Grid
 
 
 def resample_pos_embed(pos_embed: Tensor, source: Grid, target: Grid) -> Tensor:
-    """Resample position embeddings bicubically with antialiasing, in fp32 (reference: the authors' release).
+    """Resample position embeddings bicubically with antialiasing, in fp32, as the authors' code does.
 
     Args:
         pos_embed (Tensor): ``(1, N, C)`` on the grid ``source``, ``N = source[0] * source[1]``.
-        source (tuple[int, int]): Rows and columns that the embeddings were made for.
-        target (tuple[int, int]): Rows and columns wanted.
+        source (tuple[int, int]): Rows and columns of ``pos_embed``.
+        target (tuple[int, int]): Rows and columns of the result.
 
     Returns:
         Tensor: ``(1, target[0] * target[1], C)``, in the dtype of ``pos_embed``.
@@ -31,32 +31,27 @@ def resample_pos_embed(pos_embed: Tensor, source: Grid, target: Grid) -> Tensor:
     if source == target:
         return pos_embed
     grid = pos_embed.float().reshape(1, *source, -1).permute(0, 3, 1, 2)
-    # Antialiasing changes the kernel when enlarging too; without it the numbers differ from the authors'.
+    # Antialiasing also changes the kernel when enlarging; without it the numbers differ from the authors'.
     grid = F.interpolate(grid, size=target, mode='bicubic', align_corners=False, antialias=True)
     return grid.flatten(2).transpose(1, 2).to(pos_embed.dtype)
 
 
-def _is_traced() -> bool:
-    # torch.compiler tells from torch 2.3 on, torch._dynamo already in 2.1
-    return torch.jit.is_tracing() or torch._dynamo.is_compiling()
-
-
-def grid_of(num_tokens: int, like: Grid) -> Grid:
-    """The grid of a stored embedding, which holds only its number of tokens.
+def grid_of(num_tokens: int, model_grid: Grid) -> Grid:
+    """Infer the grid of a stored position embedding from its length.
 
     Args:
         num_tokens (int): Length of the stored embedding.
-        like (tuple[int, int]): The model's own grid.
+        model_grid (tuple[int, int]): Grid of the model that loads it.
 
     Returns:
-        tuple[int, int]: ``like`` if it has that many tokens, else the square, else the grid of ``like``'s proportions.
+        tuple[int, int]: The model's own grid if the length fits, else a square, else a grid of the same aspect ratio.
 
     Raises:
-        UserError: If the number fits neither.
+        UserError: If none of these has ``num_tokens`` tokens.
     """
-    rows, columns = like
+    rows, columns = model_grid
     if num_tokens == rows * columns:
-        return like
+        return model_grid
     side = isqrt(num_tokens)
     if side * side == num_tokens:
         return side, side
@@ -65,26 +60,26 @@ def grid_of(num_tokens: int, like: Grid) -> Grid:
         if candidate and num_tokens % candidate == 0 and candidate * columns == num_tokens // candidate * rows:
             return candidate, num_tokens // candidate
     raise UserError(
-        f'a position embedding of {num_tokens} tokens is neither square nor of the proportions {rows}×{columns}: '
+        f'a position embedding of {num_tokens} tokens is neither square nor of the aspect ratio {rows}×{columns}: '
         'build the model with the img_size that the checkpoint was trained at'
     )
 
 
-class PositionEmbedding(BaseModule):
-    """Base of the token embeddings: tokens on a grid, each with a learned position embedding.
+class TokenEmbed(BaseModule):
+    """Base class: tokens on a grid, each with a learned position embedding.
 
-    ``embed(image)``, or ``embed(map of the other stream)``, gives tokens ``(B, N, C)`` in row-major order and their
-    grid. A checkpoint of another grid is resampled on loading.
+    ``embed(image)``, or ``embed(map of the other stream)``, returns tokens ``(B, N, C)`` in row-major order and their
+    grid. A checkpoint of another grid is resampled when it is loaded.
 
     Args:
-        embed_dims (int): C, the width of a token.
-        grid (tuple[int, int]): Rows and columns of the embeddings.
+        embed_dims (int): Width C of the tokens.
+        grid (tuple[int, int]): Rows and columns of the position embedding.
         init_cfg (dict, optional): Initialisation config.
 
     Attributes:
-        pos_embed (nn.Parameter): ``(1, N, C)``, truncated normal with std 0.02.
-        from_image (bool): Whether the tokens depend on the image by themselves.
-        from_other_stream (bool): Whether they are made from the other stream's map instead.
+        pos_embed (nn.Parameter): ``(1, N, C)``, initialised by a truncated normal of std 0.02.
+        from_image (bool): Whether the tokens are computed from the image.
+        from_other_stream (bool): Whether the tokens are computed from the other stream's map.
     """
 
     from_image = True
@@ -96,12 +91,29 @@ class PositionEmbedding(BaseModule):
         self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
         self._resampled: tuple[tuple[Grid, int], Tensor] | None = None
 
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens of an image of the model's ``img_size``."""
+        return self.grid[0] * self.grid[1]
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Make the tokens.
+
+        Args:
+            x (Tensor): Images ``(B, in_channels, H, W)``; with ``from_other_stream`` the map ``(B, C, H', W')`` of the
+                other stream.
+
+        Returns:
+            tuple: Tokens ``(B, N, C)`` and their grid ``(rows, columns)``.
+        """
+
     def init_weights(self) -> None:
         super().init_weights()
         trunc_normal_(self.pos_embed, std=0.02)
 
     def positions(self, grid: Grid) -> Tensor:
-        """Embeddings for ``grid``: ``(1, grid[0] * grid[1], C)``; without gradients the last ones are kept."""
+        """Return the position embedding for ``grid``, ``(1, rows · columns, C)``; cached when gradients are off."""
         if grid == self.grid or torch.is_grad_enabled() or self.pos_embed.is_inference() or _is_traced():
             return resample_pos_embed(self.pos_embed, self.grid, grid)
         key = grid, self.pos_embed._version
@@ -109,19 +121,19 @@ class PositionEmbedding(BaseModule):
             self._resampled = key, resample_pos_embed(self.pos_embed, self.grid, grid)
         return self._resampled[1]
 
-    def train(self, mode: bool = True) -> 'PositionEmbedding':
-        """Set the mode; it also ends what writing to ``pos_embed.data``, as mmengine's EMA does, leaves outdated."""
+    def train(self, mode: bool = True) -> 'TokenEmbed':
+        """Set the mode. Invalidates the cache, since writes to ``.data`` (mmengine's EMA) bypass version tracking."""
         self._resampled = None
         return super().train(mode)
 
-    def _apply(self, *args, **kwargs) -> 'PositionEmbedding':
+    def _apply(self, *args, **kwargs) -> 'TokenEmbed':
         self._resampled = None
         return super()._apply(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         key = f'{prefix}pos_embed'
         loaded = state_dict.get(key)
-        # Another width is left for torch to report.
+        # torch itself reports another width
         if loaded is not None and loaded.ndim == 3 and loaded.shape[2] == self.pos_embed.shape[2]:
             source = grid_of(loaded.shape[1], self.grid)
             if source != self.grid:
@@ -132,25 +144,29 @@ class PositionEmbedding(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def _is_traced() -> bool:
+    # torch.compiler.is_compiling exists since torch 2.3
+    return torch.jit.is_tracing() or torch._dynamo.is_compiling()
+
+
 @TOKEN_EMBEDS.register_module()
-class PatchTokens(PositionEmbedding):
-    """One token per image patch, by a convolution whose kernel is its stride, plus a position embedding (ViTTM paper).
+class PatchTokens(TokenEmbed):
+    """One token per image patch: a convolution with kernel = stride = patch, plus a position embedding (ViTTM paper).
 
-    The convolution is computed as the matrix product that it is, which is faster than a kernel for any convolution.
-
-    Sides that the patch size does not divide are padded with zeros at the bottom and right.
+    The convolution runs as a matrix product, which is faster than a convolution kernel. Images are padded with zeros at
+    the bottom and right to whole patches.
 
     Args:
-        patch_size (int | tuple[int, int]): Height and width of a patch, in pixels.
+        patch_size (int | tuple[int, int]): Height and width of a patch in pixels.
         in_channels (int): Channels of the image.
-        embed_dims (int): C, the width of a token.
-        img_size (tuple[int, int]): Height and width that the position embeddings are made for, in pixels.
+        embed_dims (int): Width C of the tokens.
+        img_size (tuple[int, int]): Height and width in pixels that the position embedding is made for.
 
     Raises:
         UserError: If the patch is not positive, larger than ``img_size``, or larger than an image in ``forward``.
     """
 
-    def __init__(self, patch_size: int | tuple[int, int], in_channels: int, embed_dims: int, img_size: Grid) -> None:
+    def __init__(self, patch_size: int | Grid, in_channels: int, embed_dims: int, img_size: Grid) -> None:
         patch_size = size_2d('patch_size', patch_size)
         if patch_size[0] > img_size[0] or patch_size[1] > img_size[1]:
             raise UserError(
@@ -161,38 +177,29 @@ class PatchTokens(PositionEmbedding):
         self.patch_size = patch_size
         self.patches = PatchEmbed(in_channels, embed_dims, kernel_size=patch_size, stride=patch_size, padding='corner')
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Grid]:
-        """Embed an image.
-
-        Args:
-            image (Tensor): ``(B, in_channels, H, W)``.
-
-        Returns:
-            tuple: Tokens ``(B, N, C)`` in row-major order, and their grid ``(rows, columns)``.
-        """
-        height, width = image.shape[2:]
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Images ``(B, in_channels, H, W)`` -> tokens ``(B, N, C)`` and their grid."""
+        height, width = x.shape[2:]
         if height < self.patch_size[0] or width < self.patch_size[1]:
             raise UserError(
                 f'an image of {height}×{width} pixels is smaller than a patch of '
                 f'{self.patch_size[0]}×{self.patch_size[1]}: enlarge the image or choose a smaller patch_size'
             )
-        image = self.patches.adaptive_padding(image)
-        rows, columns = grid = image.shape[2] // self.patch_size[0], image.shape[3] // self.patch_size[1]
-        patches = image.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5)
+        x = self.patches.adaptive_padding(x)
+        rows, columns = grid = x.shape[2] // self.patch_size[0], x.shape[3] // self.patch_size[1]
+        patches = x.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5)
         projection = self.patches.projection
         tokens = F.linear(patches.flatten(3).flatten(1, 2), projection.weight.flatten(1), projection.bias)
         return tokens + self.positions(grid), grid
 
 
 @TOKEN_EMBEDS.register_module()
-class PooledTokens(PositionEmbedding):
-    """The other stream's tokens averaged over a coarser grid, plus a position embedding of their own (ViTTM paper).
-
-    The grid is the same for every input size.
+class PooledTokens(TokenEmbed):
+    """Average the other stream's tokens over a fixed, coarser grid and add a position embedding (ViTTM paper).
 
     Args:
-        grid (int | tuple[int, int]): Rows and columns of the tokens.
-        embed_dims (int): C, the width of a token.
+        grid (int | tuple[int, int]): Rows and columns of the tokens, for every input size.
+        embed_dims (int): Width C of the tokens.
     """
 
     from_image = False
@@ -201,29 +208,21 @@ class PooledTokens(PositionEmbedding):
     def __init__(self, grid: int | Grid, embed_dims: int) -> None:
         super().__init__(embed_dims, size_2d('grid', grid))
 
-    def forward(self, other: Tensor) -> tuple[Tensor, Grid]:
-        """Pool the other stream.
-
-        Args:
-            other (Tensor): Its embedded tokens as a map ``(B, C, H, W)``.
-
-        Returns:
-            tuple: Tokens ``(B, N, C)`` in row-major order, and their grid ``(rows, columns)``.
-        """
-        pooled = F.adaptive_avg_pool2d(other, self.grid)
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """The other stream's map ``(B, C, H', W')`` -> tokens ``(B, N, C)`` and their grid."""
+        pooled = F.adaptive_avg_pool2d(x, self.grid)
         return pooled.flatten(2).transpose(1, 2) + self.pos_embed, self.grid
 
 
 @TOKEN_EMBEDS.register_module()
-class LearnedTokens(PositionEmbedding):
+class LearnedTokens(TokenEmbed):
     """Learned tokens, the same for every image (ViTTM paper: latent initialisation).
 
-    A token's position embedding is the token: a second parameter would only be added to it. The grid is the same for
-    every input size.
+    The position embedding is the token: a second parameter would only be added to it.
 
     Args:
-        grid (int | tuple[int, int]): Rows and columns of the tokens.
-        embed_dims (int): C, the width of a token.
+        grid (int | tuple[int, int]): Rows and columns of the tokens, for every input size.
+        embed_dims (int): Width C of the tokens.
     """
 
     from_image = False
@@ -231,13 +230,6 @@ class LearnedTokens(PositionEmbedding):
     def __init__(self, grid: int | Grid, embed_dims: int) -> None:
         super().__init__(embed_dims, size_2d('grid', grid))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Grid]:
-        """Repeat the tokens for each image.
-
-        Args:
-            image (Tensor): ``(B, in_channels, H, W)``, of which B alone matters.
-
-        Returns:
-            tuple: Tokens ``(B, N, C)`` in row-major order, and their grid ``(rows, columns)``.
-        """
-        return self.pos_embed.expand(image.shape[0], -1, -1), self.grid
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Images ``(B, in_channels, H, W)`` -> the tokens ``(B, N, C)``, repeated for each image, and their grid."""
+        return self.pos_embed.expand(x.shape[0], -1, -1), self.grid

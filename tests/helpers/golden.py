@@ -42,10 +42,10 @@ class Golden:
         maps = {key.removeprefix('feature_'): value for key, value in self.tensors.items() if 'feature_' in key}
         return {int(index): maps[index] for index in sorted(maps)}
 
-    def converted(self, part: str) -> dict[str, Tensor]:
-        """Weights of one part of our classifier, ``'backbone'`` or ``'head'``, under its own keys."""
+    def converted(self, module: str) -> dict[str, Tensor]:
+        """Return the weights of our ``'backbone'`` or ``'head'`` under its own keys."""
         ours = authors_to_mmvittm(self.weights)
-        return {key.removeprefix(f'{part}.'): value for key, value in ours.items() if key.startswith(f'{part}.')}
+        return {key.removeprefix(f'{module}.'): value for key, value in ours.items() if key.startswith(f'{module}.')}
 
     def backbone_cfg(self) -> dict:
         """Our configuration of the backbone, without its type."""
@@ -69,9 +69,9 @@ class Golden:
             out_stream='concat' if same_grid else 'process',
         )
 
-    def build_backbone(self) -> ViTTM:
-        """The backbone in eval mode, holding the authors' weights."""
-        model = ViTTM(**self.backbone_cfg())
+    def build_backbone(self, **options) -> ViTTM:
+        """Build the backbone with the authors' weights, in eval mode."""
+        model = ViTTM(**self.backbone_cfg() | options)
         model.load_state_dict(self.converted('backbone'), strict=True)
         return model.eval()
 

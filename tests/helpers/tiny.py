@@ -1,14 +1,16 @@
-"""A ViTTM small enough to try every combination of parts, and its parts by name."""
+"""A ViTTM small enough to try every combination of components, and their names."""
 
 import pytest
 import torch
 from torch import nn
 
-from mmvittm.models import ViTTM
+from mmvittm.registry import MODELS
 
 HEADS = ('LinearAttention', 'CrossAttention', 'LatentAttention', 'LatentCrossAttention', 'TokenLearner', 'DynaMixer')
 FUSIONS = ('AddFusion', 'EraseFusion', 'AddEraseFusion')
 MEMORY_BLOCKS = ('MemoryBlock', 'MemoryMLP', 'MemoryConvNeXt')
+
+ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
 
 _MEMORY_PATCHES = dict(type='PatchTokens', patch_size=4)
 _PROCESS_PATCHES = dict(type='PatchTokens', patch_size=8)
@@ -21,22 +23,21 @@ EMBEDS = dict(
 )
 
 
+def tiny_backbone(embeds='patches', **options) -> dict:
+    """Config of a ViTTM with 4×4 memory and 2×2 process tokens for images of 16×16."""
+    rw_head = dict(type='LinearAttention', latent_ratio=2)
+    return dict(type='mmvittm.ViTTM', arch=ARCH, img_size=16, rw_head=rw_head, **EMBEDS[embeds]) | options
+
+
 def tiny_vittm(head='LinearAttention', fusion='AddFusion', memory_block='MemoryBlock', embeds='patches', **options):
-    """A ViTTM of 4×4 memory and 2×2 process tokens for images of 16×16, in eval mode, its weights drawn anew."""
-    model = ViTTM(
-        arch=dict(embed_dims=16, num_layers=options.pop('num_layers', 2), num_heads=2, feedforward_channels=32),
-        img_size=16,
-        rw_head=dict(type=head),
-        fusion=dict(type=fusion),
-        memory_block=dict(type=memory_block),
-        **EMBEDS[embeds],
-        **options,
-    )
-    return randomize(model).eval()
+    """The same, built from the names of its components, in eval mode and with every parameter drawn at random."""
+    arch = ARCH | dict(num_layers=options.pop('num_layers', 2))
+    components = dict(rw_head=dict(type=head), fusion=dict(type=fusion), memory_block=dict(type=memory_block))
+    return randomize(MODELS.build(tiny_backbone(embeds, arch=arch, **components, **options))).eval()
 
 
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw every parameter, so that none is 0 or 1 by its initialisation."""
+    """Draw every parameter at random, so that none is 0 or 1 by initialisation."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -51,7 +52,7 @@ def images(batch: int = 2, height: int = 16, width: int = 16, seed: int = 1) -> 
 
 @pytest.fixture(autouse=True, scope='module')
 def one_thread():
-    """For the modules that import it: threads cost more than they give at this size, seconds on a busy machine."""
+    """Run a module's tests on one thread: at this size threads cost more than they save."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

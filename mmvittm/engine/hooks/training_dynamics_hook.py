@@ -59,7 +59,7 @@ class TrainingDynamicsHook(Hook):
         for name, backbone in self._backbones.items():
             for index, layer in enumerate(backbone.layers):
                 self._watch(layer.vit_block, f'{name}/process_norm/block_{index:02d}', _norm_of_output)
-                self._watch(layer, f'{name}/memory_norm/block_{index:02d}', _norm_of_memory)
+                self._watch(layer.memory_block, f'{name}/memory_norm/block_{index:02d}', _norm_of_output)
                 self._watch(layer.read_head, f'{name}/read_update/block_{index:02d}', _relative_update)
                 self._watch(layer.write_head, f'{name}/write_update/block_{index:02d}', _relative_update)
         # before mmengine's wrapper clears the gradients, which it does within the iteration
@@ -106,11 +106,6 @@ def _token_norm(tokens: Tensor) -> Tensor:
 
 def _norm_of_output(inputs: tuple, output: Tensor) -> Tensor:
     return _token_norm(output)
-
-
-def _norm_of_memory(inputs: tuple, output: tuple[Tensor, Tensor | None]) -> Tensor | None:
-    memory = output[1]
-    return None if memory is None else _token_norm(memory)
 
 
 def _relative_update(inputs: tuple[Tensor, Tensor], output: Tensor) -> Tensor:

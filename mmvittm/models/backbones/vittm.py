@@ -12,26 +12,26 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...registry import FUSIONS, MEMORY_BLOCKS, MODELS, RW_HEADS, TOKEN_EMBEDS
-from ..builder import build_part, positive_int, size_2d
+from ..builder import build_component, positive_int, size_2d
 from ..fusions import Fusion
 from ..memory_blocks import MemoryBlock
 from ..rw_heads import RWHead
-from ..streams import OUT_STREAMS, Streams, tokens_to_map
-from ..token_embeds import Grid
+from ..streams import OUT_STREAMS, Grids, Streams, tokens_to_map
+from ..token_embeds import TokenEmbed
 
 
 class ViTTMLayer(BaseModule):
     """One block of a ViTTM: read, ViT block, write (ViTTM paper).
 
-    One LayerNorm serves both streams before the read and one before the write, and its output replaces the streams.
+    One LayerNorm before the read and one before the write serve both streams; their outputs replace the streams.
 
     Args:
-        vit_block (TransformerEncoderLayer): What the process tokens pass through.
-        read_head (RWHead): Brings memory to process tokens.
-        write_head (RWHead): Brings process to memory tokens.
-        memory_block (MemoryBlock): What is done to the memory around the write.
+        vit_block (TransformerEncoderLayer): ViT block of the process tokens.
+        read_head (RWHead): From memory to process tokens.
+        write_head (RWHead): From process to memory tokens.
+        memory_block (MemoryBlock): Processing of the memory around the write.
         norm_cfg (dict): Config of the two LayerNorms.
-        rw_drop_path_rate (float): Stochastic depth of the read and the write.
+        rw_drop_path_rate (float): Stochastic depth of the read and of the write.
     """
 
     def __init__(
@@ -52,31 +52,28 @@ class ViTTMLayer(BaseModule):
         self.memory_block = memory_block
         self.drop_path = build_dropout(dict(type='DropPath', drop_prob=rw_drop_path_rate))
 
-    def forward(
-        self, process: Tensor, memory: Tensor, read_fusion: Fusion, write_fusion: Fusion, write: bool = True
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, streams: Streams, read_fusion: Fusion, write_fusion: Fusion, write: bool = True) -> Streams:
         """Run the block.
 
         Args:
-            process (Tensor): ``(B, Np, C)``.
-            memory (Tensor): ``(B, Nm, C)``.
-            read_fusion (Fusion): Takes what was read into the process tokens.
-            write_fusion (Fusion): Takes what is written into the memory tokens.
-            write (bool): False leaves the write out, for a last block whose memory nobody asks for.
+            streams (Streams): Process tokens ``(B, Np, C)`` and memory tokens ``(B, Nm, C)``.
+            read_fusion (Fusion): Combines process tokens and read.
+            write_fusion (Fusion): Combines memory tokens and write.
+            write (bool): False skips the write and leaves the memory as the read saw it, for a last block whose memory
+                no output depends on.
 
         Returns:
-            tuple: Both streams; the memory is None without a write.
+            Streams: Process and memory tokens after the block, of the same shapes.
         """
-        process, memory = self.read_norm(process), self.read_norm(memory)
+        process, memory = self.read_norm(streams.process), self.read_norm(streams.memory)
         process = read_fusion(process, self.drop_path(self.read_head(memory, process)))
         process = self.write_norm(self.vit_block(process))
         if not write:
-            return process, None
-
-        def write_to(memory: Tensor) -> Tensor:
-            return write_fusion(memory, self.drop_path(self.write_head(process, memory)))
-
-        return process, self.memory_block(self.write_norm(memory), write_to)
+            return Streams(process, memory)
+        skip = self.write_norm(memory)
+        memory = self.memory_block.before_write(skip)
+        memory = write_fusion(memory, self.drop_path(self.write_head(process, memory)))
+        return Streams(process, self.memory_block(memory, skip))
 
 
 @MODELS.register_module()
@@ -84,36 +81,37 @@ class ViTTM(BaseModule):
     """Vision Token Turing Machine.
 
     A PyTorch implementation of `Token Turing Machines are Efficient Vision Models
-    <https://arxiv.org/abs/2409.07613>`_: few process tokens pass through ViT blocks, many memory tokens never do, and
-    read and write heads move information between the two streams in every block.
+    <https://arxiv.org/abs/2409.07613>`_. Few process tokens pass through ViT blocks, many memory tokens never do; in
+    every block, read and write heads move information between the two streams. The mathematics is in
+    ``docs/method.md``.
 
     Args:
         arch (str | dict): 'tiny', 'small', 'base' or 'large', or a dict of ``embed_dims``, ``num_layers``,
             ``num_heads`` and ``feedforward_channels``.
-        img_size (int | tuple[int, int]): Height and width that the position embeddings are made for, in pixels; any
-            other input size is taken too.
+        img_size (int | tuple[int, int]): Height and width in pixels that the position embeddings are made for. Images
+            of any other size work too.
         in_channels (int): Channels of the image.
-        memory_embed (dict): How memory tokens are made, a part from :data:`mmvittm.registry.TOKEN_EMBEDS`.
-        process_embed (dict): How process tokens are made, likewise.
-        rw_head (dict): The read and write heads, from :data:`mmvittm.registry.RW_HEADS`.
-        fusion (dict): How updates are taken in, from :data:`mmvittm.registry.FUSIONS`.
-        memory_block (dict, optional): What is done to the memory around a write, from
-            :data:`mmvittm.registry.MEMORY_BLOCKS`. Defaults to None, the write alone.
-        out_indices (int | Sequence[int]): Blocks whose maps are returned, counted from 0; negative ones from the end.
-        out_stream (str | Sequence[str]): 'process', 'memory', 'concat' (process, then memory, on channels; on the
-            memory's grid) or 'tokens' (both streams as tokens, for a classifier), for all out indices or one for each.
+        memory_embed (dict): Embedding of the memory tokens, from :data:`mmvittm.registry.TOKEN_EMBEDS`.
+        process_embed (dict): Embedding of the process tokens, from the same registry.
+        rw_head (dict): Read and write heads, from :data:`mmvittm.registry.RW_HEADS`.
+        fusion (dict): Fusion of tokens and update, from :data:`mmvittm.registry.FUSIONS`.
+        memory_block (dict): Processing of the memory around a write, from :data:`mmvittm.registry.MEMORY_BLOCKS`.
+        out_indices (int | Sequence[int]): Blocks to return the output of, counted from 0; negative ones from the end.
+        out_stream (str | Sequence[str]): 'process', 'memory', 'concat' (the maps of both, on the channels and on the
+            memory grid) or 'tokens' (both streams as tokens, for a classifier); one for all ``out_indices`` or one for
+            each.
         qkv_bias (bool): Whether queries, keys and values of the ViT blocks have a bias.
         layer_scale_init_value (float): Initial layer scale of the ViT blocks (DeiT-III); 0 for none.
         drop_rate (float): Dropout after the position embeddings and in the ViT blocks.
-        drop_path_rate (float): Stochastic depth of the last ViT block; a linear ramp from 0 leads to it.
+        drop_path_rate (float): Stochastic depth of the last ViT block; it increases linearly from 0 over the blocks.
         rw_drop_path_rate (float): Stochastic depth of every read and write.
         norm_cfg (dict): Config of the LayerNorms outside of heads and memory blocks.
-        frozen_stages (int): 0 freezes the embeddings, n also the first n blocks; -1 freezes nothing.
-        with_cp (bool): Whether to checkpoint activations, block by block, to save memory in training.
+        frozen_stages (int): 0 freezes the embeddings, n also the first n blocks, -1 nothing.
+        with_cp (bool): Whether to checkpoint the activations of each block, to save memory in training.
         init_cfg (dict, optional): Initialisation config, for instance ``dict(type='Pretrained', checkpoint=…)``.
 
-    Parameters that the chosen outputs cannot reach are kept, so that a checkpoint fits every choice of outputs, but
-    they are frozen and ``forward`` does not run them.
+    Parameters that no output depends on stay in the model, so that a checkpoint fits every choice of outputs; they are
+    frozen, and ``forward`` skips them.
 
     Raises:
         UserError: If an argument is unknown or out of range.
@@ -156,16 +154,14 @@ class ViTTM(BaseModule):
         self.img_size = size_2d('img_size', img_size)
         self.out_indices = self._checked_out_indices(out_indices)
         self.out_stream = self._checked_out_stream(out_stream)
-        # here, since torch.compile of 2.1 knows no strict zip
-        self._wanted = tuple(zip(self.out_indices, self.out_stream, strict=True))
         if not -1 <= frozen_stages <= self.num_layers:
             raise UserError(f'frozen_stages={frozen_stages} is not within -1 … {self.num_layers}')
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
 
         embed_args = dict(in_channels=in_channels, embed_dims=self.embed_dims, img_size=self.img_size)
-        self.memory_embed = build_part(TOKEN_EMBEDS, memory_embed, **embed_args)
-        self.process_embed = build_part(TOKEN_EMBEDS, process_embed, **embed_args)
+        self.memory_embed = build_component(TOKEN_EMBEDS, TokenEmbed, memory_embed, **embed_args)
+        self.process_embed = build_component(TOKEN_EMBEDS, TokenEmbed, process_embed, **embed_args)
         if not (self.memory_embed.from_image or self.process_embed.from_image):
             raise UserError(
                 f'neither memory_embed {type(self.memory_embed).__name__} nor process_embed '
@@ -173,17 +169,13 @@ class ViTTM(BaseModule):
             )
         self.drop_after_pos = nn.Dropout(drop_rate)
 
-        process_tokens = self.process_embed.grid[0] * self.process_embed.grid[1]
-        memory_tokens = self.memory_embed.grid[0] * self.memory_embed.grid[1]
-        build_fusion = partial(build_part, FUSIONS, fusion, embed_dims=self.embed_dims)
-        self.read_fusion = build_fusion(target_tokens=process_tokens, target_name='process')
-        self.write_fusion = build_fusion(target_tokens=memory_tokens, target_name='memory')
-
-        build_head = partial(build_part, RW_HEADS, rw_head, embed_dims=self.embed_dims, num_heads=arch['num_heads'])
-        from_memory = dict(source_tokens=memory_tokens, source_name='memory')
-        from_process = dict(source_tokens=process_tokens, source_name='process')
-        to_memory = dict(query_tokens=memory_tokens, query_name='memory')
-        to_process = dict(query_tokens=process_tokens, query_name='process')
+        process_tokens, memory_tokens = self.process_embed.num_tokens, self.memory_embed.num_tokens
+        build_fusion = partial(build_component, FUSIONS, Fusion, fusion, embed_dims=self.embed_dims)
+        self.read_fusion = build_fusion(target_tokens=process_tokens)
+        self.write_fusion = build_fusion(target_tokens=memory_tokens)
+        build_head = partial(
+            build_component, RW_HEADS, RWHead, rw_head, embed_dims=self.embed_dims, num_heads=arch['num_heads']
+        )
         self.layers = ModuleList(
             ViTTMLayer(
                 vit_block=TransformerEncoderLayer(
@@ -196,10 +188,10 @@ class ViTTM(BaseModule):
                     qkv_bias=qkv_bias,
                     norm_cfg=norm_cfg,
                 ),
-                read_head=build_head(**from_memory, **to_process),
-                write_head=build_head(**from_process, **to_memory),
-                memory_block=build_part(
-                    MEMORY_BLOCKS, memory_block or dict(type='MemoryBlock'), embed_dims=self.embed_dims
+                read_head=build_head(source_tokens=memory_tokens, query_tokens=process_tokens),
+                write_head=build_head(source_tokens=process_tokens, query_tokens=memory_tokens),
+                memory_block=build_component(
+                    MEMORY_BLOCKS, MemoryBlock, memory_block or dict(type='MemoryBlock'), embed_dims=self.embed_dims
                 ),
                 norm_cfg=norm_cfg,
                 rw_drop_path_rate=rw_drop_path_rate,
@@ -208,6 +200,11 @@ class ViTTM(BaseModule):
         )
         self.process_norm = build_norm_layer(norm_cfg, self.embed_dims)
 
+        self._outputs = tuple(zip(self.out_indices, self.out_stream, strict=True))
+        self._depth = max(self.out_indices) + 1
+        self._writes_last = any(
+            OUT_STREAMS[stream].uses_memory for index, stream in self._outputs if index + 1 == self._depth
+        )
         for module in (*self._unreachable(), *self._frozen()):
             module.requires_grad_(False)
 
@@ -236,39 +233,24 @@ class ViTTM(BaseModule):
         streams = (out_stream,) * len(self.out_indices) if isinstance(out_stream, str) else tuple(out_stream)
         if len(streams) != len(self.out_indices):
             raise UserError(
-                f'out_stream names {len(streams)} streams for {len(self.out_indices)} out indices: '
-                'give one for all, or one each'
+                f'out_stream names {len(streams)} streams for {len(self.out_indices)} out_indices: '
+                'give one for all, or one for each'
             )
         for stream in streams:
             if stream not in OUT_STREAMS:
                 raise UserError(f'unknown out_stream {stream!r}: choose one of {", ".join(OUT_STREAMS)}')
         return streams
 
-    @property
-    def _depth(self) -> int:
-        """Blocks that ``forward`` runs."""
-        return max(self.out_indices) + 1
-
-    @property
-    def _writes_last(self) -> bool:
-        """Whether the last of these blocks must write: its process tokens have passed by then."""
-        return any(OUT_STREAMS[stream].uses_memory for index, stream in self._wanted if index + 1 == self._depth)
-
     def _unreachable(self) -> list[nn.Module]:
         """Modules that no output of ``forward`` depends on."""
         modules = [*self.layers[self._depth :]]
-        if not any(OUT_STREAMS[stream].uses_process_norm for stream in self.out_stream):
+        if not any(OUT_STREAMS[stream].final_norm for stream in self.out_stream):
             modules.append(self.process_norm)
         if not self._writes_last:
             last = self.layers[self._depth - 1]
             modules += [last.write_head, last.memory_block]
             if self._depth == 1:
                 modules.append(self.write_fusion)
-        # A fusion and a head that both pass over what they update: of the same kind in reads and writes.
-        if not (self.read_fusion.uses_target or self.layers[0].read_head.uses_query):
-            modules += [module for layer in self.layers for module in layer.memory_block.before_write]
-            if not self.memory_embed.from_other_stream:
-                modules.append(self.process_embed)
         return modules
 
     def _frozen(self) -> list[nn.Module]:
@@ -278,56 +260,79 @@ class ViTTM(BaseModule):
         return [self.memory_embed, self.process_embed, self.drop_after_pos, *self.layers[: self.frozen_stages]]
 
     def train(self, mode: bool = True) -> 'ViTTM':
-        """Set the mode of all but the frozen stages, which stay in evaluation mode."""
+        """Set the mode; frozen stages stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen():
             module.eval()
         return self
 
-    def forward(self, x: Tensor) -> tuple[Tensor | tuple[Tensor, Tensor], ...]:
-        """Compute the features of every out index.
+    def forward(self, x: Tensor) -> tuple[Tensor | Streams, ...]:
+        """Compute the outputs.
 
         Args:
             x (Tensor): Images ``(B, in_channels, H, W)``.
 
         Returns:
             tuple: For each out index, without a final norm, a map ``(B, C, H', W')`` on the grid of its stream, or
-            ``(B, 2C, H', W')`` for 'concat'; for 'tokens' the pair that :meth:`forward_tokens` returns.
+            ``(B, 2C, H', W')`` for 'concat'; for 'tokens' :class:`Streams` of process tokens ``(B, Np, C)`` after the
+            final norm and memory tokens ``(B, Nm, C)``, which have none.
+
+        Raises:
+            UserError: If an image is smaller than a patch, or its size does not fit a head or fusion of a fixed number
+                of tokens.
         """
-        process, memory, *grids = self._embed(x)
-        features = {}
+        streams, grids = self._embed(x)
+        self._check_tokens(streams)
+        after = {}
         for index in range(self._depth):
-            write = index + 1 < self._depth or self._writes_last
-            process, memory = self._run_layer(index, process, memory, write)
-            streams = Streams(process, memory, *grids, self.process_norm)
-            features |= {(i, name): OUT_STREAMS[name].make(streams) for i, name in set(self._wanted) if i == index}
-        return tuple(features[key] for key in self._wanted)
+            streams = self._run_layer(index, streams, write=index + 1 < self._depth or self._writes_last)
+            if index in self.out_indices:
+                after[index] = streams
+        return tuple(self._output(stream, after[index], grids) for index, stream in self._outputs)
 
-    def forward_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the tokens after all blocks, as classification takes them.
+    def _embed(self, image: Tensor) -> tuple[Streams, Grids]:
+        if self.memory_embed.from_other_stream:
+            process, process_grid = self.process_embed(image)
+            memory, memory_grid = self.memory_embed(tokens_to_map(process, process_grid))
+        else:
+            memory, memory_grid = self.memory_embed(image)
+            source = tokens_to_map(memory, memory_grid) if self.process_embed.from_other_stream else image
+            process, process_grid = self.process_embed(source)
+        return Streams(self.drop_after_pos(process), self.drop_after_pos(memory)), Grids(process_grid, memory_grid)
 
-        Args:
-            x (Tensor): Images ``(B, in_channels, H, W)``.
+    def _check_tokens(self, streams: Streams) -> None:
+        fixed = next((m for m in (self.layers[0].read_head, self.read_fusion) if m.fixed_tokens), None)
+        built_for = self.process_embed.num_tokens, self.memory_embed.num_tokens
+        given = streams.process.shape[1], streams.memory.shape[1]
+        if fixed is not None and given != built_for:
+            raise UserError(
+                f'{type(fixed).__name__} is built for {built_for[0]} process and {built_for[1]} memory tokens, and '
+                f'the image has {given[0]} and {given[1]}: give images of {self.img_size[0]}×{self.img_size[1]}, or '
+                'choose a read/write head and a fusion that take any number of tokens'
+            )
 
-        Returns:
-            tuple[Tensor, Tensor]: Process tokens ``(B, Np, C)`` after the final norm, and memory tokens ``(B, Nm, C)``,
-            which have none.
-        """
-        process, memory, _, _ = self._embed(x)
-        for index in range(self.num_layers):
-            process, memory = self._run_layer(index, process, memory, write=True)
-        return self.process_norm(process), memory
+    def _run_layer(self, index: int, streams: Streams, write: bool) -> Streams:
+        run = self.layers[index]
+        if self.with_cp and torch.is_grad_enabled():
+            run = partial(cp.checkpoint, run, use_reentrant=False)
+        return run(streams, self.read_fusion, self.write_fusion, write)
+
+    def _output(self, stream: str, streams: Streams, grids: Grids) -> Tensor | Streams:
+        out = OUT_STREAMS[stream]
+        if out.final_norm:
+            streams = Streams(self.process_norm(streams.process), streams.memory)
+        return out.make(streams, grids)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter, for layer-wise learning-rate decay (mmpretrain's interface).
+        """Get the depth of a parameter, for layer-wise learning-rate decay (mmpretrain's interface).
 
         Args:
-            param_name (str): Its name in the whole model.
-            prefix (str): Prefix of the backbone's parameters there, for instance ``'backbone.'``.
+            param_name (str): Name of the parameter in the whole model.
+            prefix (str): Prefix of the backbone's parameters, for instance ``'backbone.'``.
 
         Returns:
-            tuple[int, int]: The depth, 0 for both token embeddings, i + 1 for block i and the last for all that comes
-            after or serves every block; and the number of depths.
+            tuple[int, int]: The depth and the number of depths. The depth is 0 for both token embeddings, i + 1 for
+            block i, and the last for everything after or shared by the blocks.
         """
         last = self.num_layers + 1
         name = param_name.removeprefix(prefix)
@@ -338,19 +343,3 @@ class ViTTM(BaseModule):
         else:
             depth = int(name.split('.')[1]) + 1 if name.startswith('layers.') else last
         return depth, last + 1
-
-    def _embed(self, image: Tensor) -> tuple[Tensor, Tensor, Grid, Grid]:
-        if self.memory_embed.from_other_stream:
-            process, process_grid = self.process_embed(image)
-            memory, memory_grid = self.memory_embed(tokens_to_map(process, process_grid))
-        else:
-            memory, memory_grid = self.memory_embed(image)
-            source = tokens_to_map(memory, memory_grid) if self.process_embed.from_other_stream else image
-            process, process_grid = self.process_embed(source)
-        return self.drop_after_pos(process), self.drop_after_pos(memory), process_grid, memory_grid
-
-    def _run_layer(self, index: int, process: Tensor, memory: Tensor, write: bool) -> tuple[Tensor, Tensor | None]:
-        run = self.layers[index]
-        if self.with_cp and torch.is_grad_enabled():
-            run = partial(cp.checkpoint, run, use_reentrant=False)
-        return run(process, memory, self.read_fusion, self.write_fusion, write)

@@ -1,4 +1,4 @@
-"""Heads of classifiers."""
+"""Classification heads."""
 
 from .vittm_cls_head import ViTTMClsHead
 

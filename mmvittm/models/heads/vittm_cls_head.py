@@ -6,38 +6,38 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...registry import MODELS
-
-TokenPair = tuple[Tensor, Tensor]
+from ..streams import Streams
 
 
 @MODELS.register_module()
 class ViTTMClsHead(ClsHead):
-    """Two linear classifiers, one on the mean memory token and one on the mean process token (ViTTM paper).
+    """Two linear classifiers, one on the mean process token and one on the mean memory token (ViTTM paper).
 
-    Each stream: mean over tokens, LayerNorm, dropout, linear. Both are trained, with the sum of their losses. It needs
-    a backbone with ``out_stream='tokens'``.
+    Each stream passes through mean over tokens, LayerNorm, dropout and linear layer. The loss is the sum of both
+    streams' losses. The backbone needs ``out_stream='tokens'``.
 
     Args:
         num_classes (int): Number of classes.
-        in_channels (int): C, the width of the tokens.
-        predict_from (str): Whose logits count: 'memory', as the authors report, 'process', or their 'mean'.
+        in_channels (int): Width C of the tokens.
+        predict_from (str): Prediction that the head returns: 'memory', as the authors report, 'process', or the 'mean'
+            of both logits.
         dropout_rate (float): Dropout before the classifiers.
         norm_cfg (dict): Config of the LayerNorms.
         loss (dict): Loss of each classifier.
-        topk (int | Sequence[int]): Top-k of the accuracy logged in training.
-        cal_acc (bool): Whether to log that accuracy, of each prediction; not with mixup or cutmix, whose labels are
-            soft.
+        topk (int | Sequence[int]): Top-k of the training accuracy.
+        cal_acc (bool): Whether to log the training accuracy of every prediction; not with mixup or cutmix, whose
+            labels are soft.
         init_cfg (dict, optional): Initialisation config.
 
     Raises:
-        UserError: If ``predict_from`` is unknown, or the backbone hands out maps.
+        UserError: If ``predict_from`` is unknown, or the backbone returns maps.
     """
 
-    #: The logits of memory and process classifier -> those that count.
+    #: Logits of both streams -> logits of a prediction.
     PREDICTIONS = dict(
-        memory=lambda memory, process: memory,
-        process=lambda memory, process: process,
-        mean=lambda memory, process: (memory + process) / 2,
+        memory=lambda logits: logits.memory,
+        process=lambda logits: logits.process,
+        mean=lambda logits: (logits.memory + logits.process) / 2,
     )
 
     def __init__(
@@ -63,39 +63,39 @@ class ViTTMClsHead(ClsHead):
         self.memory_fc = nn.Linear(in_channels, num_classes)
         self.process_fc = nn.Linear(in_channels, num_classes)
 
-    def pre_logits(self, feats: tuple[TokenPair, ...]) -> TokenPair:
-        """Mean tokens of the last out index, normalised: memory ``(B, C)`` and process ``(B, C)``."""
+    def pre_logits(self, feats: tuple[Streams, ...]) -> Streams:
+        """Return the normalised mean tokens of the last out index, ``(B, C)`` each."""
         if isinstance(feats[-1], Tensor):
-            raise UserError("ViTTMClsHead takes tokens of both streams: set out_stream='tokens' in the backbone")
-        process, memory = feats[-1]
-        return self.memory_norm(memory.mean(1)), self.process_norm(process.mean(1))
+            raise UserError("ViTTMClsHead needs the tokens of both streams: set out_stream='tokens' in the backbone")
+        streams = Streams(*feats[-1])
+        return Streams(self.process_norm(streams.process.mean(1)), self.memory_norm(streams.memory.mean(1)))
 
-    def stream_logits(self, feats: tuple[TokenPair, ...]) -> TokenPair:
-        """Logits of the memory and of the process classifier, each ``(B, num_classes)``."""
-        memory, process = self.pre_logits(feats)
-        return self.memory_fc(self.dropout(memory)), self.process_fc(self.dropout(process))
+    def stream_logits(self, feats: tuple[Streams, ...]) -> Streams:
+        """Return the logits of both classifiers, ``(B, num_classes)`` each."""
+        process, memory = self.pre_logits(feats)
+        return Streams(self.process_fc(self.dropout(process)), self.memory_fc(self.dropout(memory)))
 
-    def named_logits(self, feats: tuple[TokenPair, ...]) -> dict[str, Tensor]:
-        """Every prediction by name, 'memory', 'process' and 'mean', each ``(B, num_classes)``."""
-        streams = self.stream_logits(feats)
-        return {name: combine(*streams) for name, combine in self.PREDICTIONS.items()}
+    def named_logits(self, feats: tuple[Streams, ...]) -> dict[str, Tensor]:
+        """Return the logits of the predictions 'memory', 'process' and 'mean', ``(B, num_classes)`` each."""
+        logits = self.stream_logits(feats)
+        return {name: choose(logits) for name, choose in self.PREDICTIONS.items()}
 
-    def forward(self, feats: tuple[TokenPair, ...]) -> Tensor:
-        """The logits ``(B, num_classes)`` that ``predict_from`` names."""
-        return self.PREDICTIONS[self.predict_from](*self.stream_logits(feats))
+    def forward(self, feats: tuple[Streams, ...]) -> Tensor:
+        """Return the logits ``(B, num_classes)`` of the prediction ``predict_from``."""
+        return self.PREDICTIONS[self.predict_from](self.stream_logits(feats))
 
-    def loss(self, feats: tuple[TokenPair, ...], data_samples: list, **kwargs) -> dict[str, Tensor]:
-        """``memory_loss`` and ``process_loss``, which add up, and if asked for the accuracy of every prediction."""
+    def loss(self, feats: tuple[Streams, ...], data_samples: list, **kwargs) -> dict[str, Tensor]:
+        """Return ``memory_loss`` and ``process_loss``, and with ``cal_acc`` the accuracy of every prediction."""
         terms = {
             f'{name}_{term}': value
             for name, logits in self.named_logits(feats).items()
             for term, value in self._get_loss(logits, data_samples, **kwargs).items()
         }
-        del terms['mean_loss']  # a prediction without a classifier of its own to train
+        del terms['mean_loss']  # the mean has no classifier of its own to train
         return terms
 
-    def predict(self, feats: tuple[TokenPair, ...], data_samples: list | None = None) -> list:
-        """Data samples with the prediction that counts, and the scores of each as ``pred_score_<name>``."""
+    def predict(self, feats: tuple[Streams, ...], data_samples: list | None = None) -> list:
+        """Return data samples with the prediction ``predict_from`` and the scores of each as ``pred_score_<name>``."""
         logits = self.named_logits(feats)
         data_samples = self._get_predictions(logits[self.predict_from], data_samples)
         for name, each in logits.items():

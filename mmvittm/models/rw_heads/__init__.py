@@ -1,4 +1,4 @@
-"""Read/write heads: how one stream's tokens are brought to the other's."""
+"""Read/write heads: bring information from the tokens of one stream to those of the other."""
 
 from .base import RWHead
 from .cross_attention import CrossAttention

@@ -10,27 +10,28 @@ from ..builder import positive_int
 
 
 class RWHead(BaseModule):
-    """What a read/write head is: ``head(source, query) -> update``.
+    """Base class: ``head(source, query) -> update`` brings information from source tokens to query tokens.
 
-    A head whose constructor also names ``source_tokens`` or ``query_tokens`` is given these numbers, and is bound to
-    them; ``source_name`` and ``query_name`` tell it which stream that is, for its errors. LayerNorms inside a head have
-    PyTorch's eps of 1e-5, as the authors' have.
+    A read has the memory as source and the process tokens as query, a write the other way round. The constructor is
+    passed ``source_tokens`` and ``query_tokens`` if it names them. LayerNorms inside a head have PyTorch's eps of 1e-5,
+    as in the authors' code.
 
     Args:
-        embed_dims (int): C, the width of the tokens.
-        num_heads (int): Number of attention heads; it divides ``embed_dims``.
+        embed_dims (int): Width C of the tokens.
+        num_heads (int): Number of attention heads; a divisor of ``embed_dims``.
 
     Attributes:
-        uses_query (bool): Whether the update depends on the query tokens, or on their number alone.
-        shift_invariant (tuple[str, ...]): Parameters that only add the same to all that a softmax compares. They are
-            part of the authors' checkpoints, change nothing, and their gradient is zero.
+        fixed_tokens (bool): Whether the head is built for fixed numbers of tokens. The backbone then refuses other
+            input sizes.
+
+    Raises:
+        UserError: If a number is not positive, or ``num_heads`` does not divide ``embed_dims``.
     """
 
-    uses_query = True
-    shift_invariant: tuple[str, ...] = ()
+    fixed_tokens = False
 
     def __init__(self, embed_dims: int, num_heads: int) -> None:
-        # timm's initialisation of a ViT, which the authors keep
+        # the initialisation of timm's ViT, as in the authors' code
         super().__init__(init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0))
         self.embed_dims = positive_int('embed_dims', embed_dims)
         self.num_heads = positive_int('num_heads', num_heads)
@@ -39,14 +40,14 @@ class RWHead(BaseModule):
 
     @abstractmethod
     def forward(self, source: Tensor, query: Tensor) -> Tensor:
-        """Bring the source to the query's tokens.
+        """Compute the update.
 
         Args:
-            source (Tensor): ``(B, N, C)``.
-            query (Tensor): ``(B, M, C)``.
+            source (Tensor): Source tokens ``(B, N, C)``.
+            query (Tensor): Query tokens ``(B, M, C)``.
 
         Returns:
-            Tensor: ``(B, M, C)``.
+            Tensor: Update of the query tokens, ``(B, M, C)``.
         """
 
     def split_heads(self, x: Tensor) -> Tensor:
@@ -60,19 +61,19 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """``x``, in fp32 if it is in half precision."""
+    """Return ``x``, cast to fp32 if it is in half precision."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
-    """A context in which operations keep the dtype of their operands; the meta device knows no autocast at all."""
+    """Return a context without autocast on the device of ``x``; the meta device has no autocast."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def weighted_sum(scores: Tensor, tokens: Tensor) -> Tensor:
-    """Sum tokens, each weighted by the softmax of its score.
+    """Sum tokens, weighted by the softmax of their scores.
 
-    In fp32 at least, since a weight among thousands of tokens is below what fp16 resolves.
+    Runs in fp32 at least: one weight among thousands of tokens is smaller than fp16 resolves.
 
     Args:
         scores (Tensor): ``(…, M, N)``.
@@ -86,12 +87,12 @@ def weighted_sum(scores: Tensor, tokens: Tensor) -> Tensor:
     return out.to(tokens.dtype)
 
 
-def latent_width(embed_dims: int, latent_ratio: int, num_heads: int, least: int = 1) -> int:
-    """``embed_dims / latent_ratio``, which each of ``num_heads`` heads takes an equal share of, ``least`` or more."""
+def latent_width(embed_dims: int, latent_ratio: int, num_heads: int, minimum: int = 1) -> int:
+    """Return ``embed_dims / latent_ratio``, checked to split into equal widths of ``minimum`` or more per head."""
     positive_int('latent_ratio', latent_ratio)
-    if embed_dims % (latent_ratio * num_heads) or embed_dims < least * latent_ratio * num_heads:
+    if embed_dims % (latent_ratio * num_heads) or embed_dims < minimum * latent_ratio * num_heads:
         raise UserError(
             f'latent_ratio={latent_ratio} × num_heads={num_heads} does not divide embed_dims={embed_dims} '
-            f'into widths of at least {least}: choose a smaller ratio'
+            f'into widths of at least {minimum}: choose a smaller ratio'
         )
     return embed_dims // latent_ratio

@@ -7,19 +7,17 @@ from .base import RWHead, merge_heads
 
 @RW_HEADS.register_module()
 class CrossAttention(RWHead):
-    r"""Softmax attention from the query to the source tokens, with normalised queries, keys and values (ViTTM paper).
+    r"""Softmax attention with normalised queries, keys and values (ViTTM paper).
 
     .. math:: W_o\,\mathrm{softmax}\bigl(q k^\top / \sqrt{d}\bigr)\,v,\quad q = \mathrm{LN}(W_q\,\mathrm{query}),\
               k = \mathrm{LN}(W_k\,\mathrm{source}),\ v = \mathrm{LN}(W_v\,\mathrm{source})
 
-    with ``d = embed_dims / num_heads``; the LayerNorms are over the full width, before it is split into heads.
+    with ``d = embed_dims / num_heads``. The LayerNorms span the full width, before the split into attention heads.
 
     Args:
-        embed_dims (int): C, the width of the tokens.
+        embed_dims (int): Width C of the tokens.
         num_heads (int): Number of attention heads.
     """
-
-    shift_invariant = ('k_norm.bias',)
 
     def __init__(self, embed_dims: int, num_heads: int) -> None:
         super().__init__(embed_dims, num_heads)

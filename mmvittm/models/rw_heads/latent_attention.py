@@ -8,24 +8,22 @@ from .base import RWHead, latent_width, weighted_sum
 
 @RW_HEADS.register_module()
 class LatentAttention(RWHead):
-    r"""The source gathered into a few latents, which the query tokens then choose from (ViTTM paper).
+    r"""Attention through latents that are weighted means of the source tokens (ViTTM paper).
 
     .. math:: \mathrm{softmax}_{latents}(\mathrm{MLP_2}(\mathrm{LN}(\mathrm{query})))\,
               \bigl(\mathrm{softmax}_{tokens}(\mathrm{MLP}(\mathrm{LN}(\mathrm{source}))^\top)\,\mathrm{source}\bigr)
 
-    There is one head and no output projection.
+    It has a single attention head and no output projection.
 
     Args:
-        embed_dims (int): C, the width of the tokens.
-        latent_ratio (int): There are ``embed_dims / latent_ratio`` latents. Defaults to 4.
+        embed_dims (int): Width C of the tokens.
+        latent_ratio (int): The number of latents is ``embed_dims / latent_ratio``. Defaults to 4.
         hidden_dims (int): Hidden width of both MLPs. Defaults to 64.
     """
 
-    shift_invariant = ('mlp.fc2.bias',)
-
     def __init__(self, embed_dims: int, latent_ratio: int = 4, hidden_dims: int = 64) -> None:
         super().__init__(embed_dims, num_heads=1)
-        num_latents = latent_width(embed_dims, latent_ratio, self.num_heads, least=2)
+        num_latents = latent_width(embed_dims, latent_ratio, self.num_heads, minimum=2)
         positive_int('hidden_dims', hidden_dims)
         self.norm = nn.LayerNorm(embed_dims)
         self.mlp = MLP(embed_dims, hidden_dims, num_latents)

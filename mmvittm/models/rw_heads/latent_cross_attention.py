@@ -6,25 +6,23 @@ from .base import RWHead, latent_width, merge_heads, weighted_sum
 
 @RW_HEADS.register_module()
 class LatentCrossAttention(RWHead):
-    r"""Attention through latents: keys gather the values into them, queries choose from them (ViTTM paper).
+    r"""Attention through latents: keys gather the values into latents, queries read the latents (ViTTM paper).
 
     .. math:: W_o\,\mathrm{softmax}_{latents}(q)\,\bigl(\mathrm{softmax}_{tokens}(k^\top)\,v\bigr),\quad
               q = \mathrm{LN}(W_q\,\mathrm{query}),\ k = \mathrm{LN}(W_k\,\mathrm{source}),\
               v = \mathrm{LN}(W_v\,\mathrm{source})
 
-    The LayerNorms are over the full width, before it is split into heads.
+    The LayerNorms span the full width, before the split into attention heads.
 
     Args:
-        embed_dims (int): C, the width of the tokens.
+        embed_dims (int): Width C of the tokens.
         num_heads (int): Number of attention heads.
-        latent_ratio (int): The heads share ``embed_dims / latent_ratio`` latents. Defaults to 4.
+        latent_ratio (int): ``embed_dims / latent_ratio`` latents are split between the attention heads. Defaults to 4.
     """
-
-    shift_invariant = ('k_norm.bias',)
 
     def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4) -> None:
         super().__init__(embed_dims, num_heads)
-        num_latents = latent_width(embed_dims, latent_ratio, num_heads, least=2)
+        num_latents = latent_width(embed_dims, latent_ratio, num_heads, minimum=2)
         self.q = nn.Linear(embed_dims, num_latents)
         self.k = nn.Linear(embed_dims, num_latents)
         self.v = nn.Linear(embed_dims, embed_dims)

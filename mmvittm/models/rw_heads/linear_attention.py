@@ -14,15 +14,14 @@ class LinearAttention(RWHead):
 
     .. math:: \frac{\phi(q)\,(\phi(k)^\top v)}{\phi(q) \cdot \sum_n \phi(k_n) + 10^{-6}},\quad \phi = \mathrm{elu} + 1
 
-    with keys and queries of width ``embed_dims / latent_ratio`` and no output projection. Of the source tokens
-    :math:`s` and their values :math:`v = s W^\top + b` the query sees one mean value for each feature of the keys,
-    weighted by :math:`\phi(q) \sum_n \phi(k_n)`. The mean is taken the way that has fewer multiply-adds: of the values
-    of all tokens, or as the value of a mean token, which only the feature's own head needs.
+    with queries and keys of width ``embed_dims / latent_ratio`` and no output projection. Per key feature, the values
+    are averaged with weights :math:`\phi(k_n) / \sum_n \phi(k_n)` before or after their projection, whichever takes
+    fewer multiply-adds; a query sums these means with weights :math:`\phi(q) \sum_n \phi(k_n)`.
 
     Args:
-        embed_dims (int): C, the width of the tokens.
+        embed_dims (int): Width C of the tokens.
         num_heads (int): Number of attention heads.
-        latent_ratio (int): How much narrower than the tokens keys and queries are. Defaults to 4.
+        latent_ratio (int): ``embed_dims`` divided by the width of queries and keys. Defaults to 4.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4) -> None:
@@ -36,12 +35,12 @@ class LinearAttention(RWHead):
         """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
         q, k = self.q(query), self.k(source)
         dtype = k.dtype
-        # The sums run over all source tokens: past a few thousand they leave fp16's range and bf16's precision. So
-        # they are kept apart, in fp32, from the mean values, which are of the size of a value.
+        # Sums over a few thousand source tokens exceed the range of fp16 and the precision of bf16, so they stay in
+        # fp32, apart from the means, which have the magnitude of a value.
         with without_autocast(q):
             q, k = _features(q), _features(k)
             total = k.sum(1, keepdim=True)
-            # a feature that is zero for all tokens has no mean, and no weight either
+            # a feature that is zero for all tokens has no mean; its weight is zero too
             shares = k / total.clamp_min(torch.finfo(k.dtype).tiny)
         means = self._average(source.shape[1])(source, shares, dtype)
         with without_autocast(q):
@@ -50,24 +49,24 @@ class LinearAttention(RWHead):
             return merge_heads(weights @ at_least_fp32(means)).to(dtype)
 
     def _average(self, tokens: int) -> Callable[[Tensor, Tensor, torch.dtype], Tensor]:
-        """The cheaper one of the two below for a source of so many tokens."""
+        """Choose the order with fewer multiply-adds for this number of source tokens."""
         width, latent, per_head = self.embed_dims, self.k.out_features, self.embed_dims // self.num_heads
         project_first = tokens * width * (width + latent // self.num_heads)
         average_first = latent * width * (tokens + per_head)
         return self._average_then_project if average_first < project_first else self._project_then_average
 
     def _project_then_average(self, source: Tensor, shares: Tensor, dtype: torch.dtype) -> Tensor:
-        """``(B, N, C)``, ``(B, N, L)`` -> ``(B, h, L/h, C/h)``, a mean value for each feature of the keys."""
+        """``(B, N, C)``, ``(B, N, L)`` -> ``(B, h, L/h, C/h)``: the mean value of each of the L key features."""
         values = self.split_heads(self.v(source))
         with without_autocast(values):
             return self.split_heads(shares.to(dtype)).transpose(2, 3) @ values
 
     def _average_then_project(self, source: Tensor, shares: Tensor, dtype: torch.dtype) -> Tensor:
-        """The same, as the value of a mean token."""
+        """Compute the same as the projection of mean tokens."""
         with without_autocast(shares):
             tokens = shares.to(dtype).transpose(1, 2) @ source.to(dtype)  # (B, L, C)
-            # Head by head: C/h rows of the weight for L/h mean tokens of every image. The weight is the left factor, so
-            # that its gradient comes out in its own layout.
+            # Per attention head, C/h rows of the weight act on L/h mean tokens of every image. The weight is the left
+            # factor, so that its gradient has the layout of the weight.
             tokens = tokens.unflatten(1, (self.num_heads, -1)).transpose(0, 1).flatten(1, 2)  # (h, B·L/h, C)
             weight = self.v.weight.to(dtype).unflatten(0, (self.num_heads, -1))  # (h, C/h, C)
             bias = self.v.bias.to(dtype).unflatten(0, (self.num_heads, -1)).unsqueeze(2)
