@@ -91,7 +91,7 @@ def test_images_are_padded_to_whole_patches_of_both_streams(config):
 
 
 def test_the_entry_is_the_papers_setting():
-    """Every number of the issue that this config answers, and reference.md §3's."""
+    """The published settings of docs/method.md, and the UperNet that the README shows."""
     cfg = load_config(CONFIGS / 'vittm_upernet_ade20k.py')
     model = cfg.model
     assert (model.backbone.arch, model.backbone.img_size) == ('base', (504, 504))

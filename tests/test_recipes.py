@@ -21,7 +21,7 @@ CLASSIFIERS = sorted(
     for path in CONFIGS.glob(f'vit*/*{data}.py')
 )
 
-# reference.md §3, and the column each config answers. Warm-up: steps, start; cosine: end.
+# The authors' values, as in docs/recipe.md. Warm-up: steps, start; cosine: end.
 _COLUMNS = dict(
     pretrain=dict(
         classes=10450, batch=4096, lr=1.5e-4, decay=0.03, warmup=10000, min_lr=1e-7, randaugment=(2, 15), mixup=0.5,
