@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from ..errors import UserError
-from ..weights.safe_loading import use_safe_loading
+from ..weights import use_safe_loading
 from .distributed import lost_process
 
 

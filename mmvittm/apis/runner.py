@@ -10,7 +10,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..fileio import require_writable
-from ..weights.safe_loading import use_safe_loading
+from ..weights import use_safe_loading
 from .config import build_model, load_config
 from .distributed import fit_to_cpu, join_processes
 from .resume import newest_checkpoint
