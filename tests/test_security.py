@@ -1,4 +1,4 @@
-"""A checkpoint that runs code when unpickled does not run in any tool, on any way in; and --allow-pickle lets it."""
+"""Code in a checkpoint runs in no tool, by whichever option it is loaded, except with --allow-pickle."""
 
 import pickle
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Malicious:
-    """Unpickled, it creates a file, and is then a dict of weights."""
+    """Creates a file when unpickled, and becomes a dict of weights."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -30,7 +30,7 @@ class Malicious:
 
 @pytest.fixture
 def attack(tmp_path):
-    """A config, a malicious checkpoint for it, and the file that is there once it has run."""
+    """A config, a malicious checkpoint for it, and the file that its code creates."""
     make_data(tmp_path / 'data')
     cfg = config('segmentation', tmp_path / 'data', tmp_path / 'run', 3)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
@@ -53,7 +53,7 @@ def run(folder, tool, *args):
     return wait(fork(work, log)), log.read_text()
 
 
-WAYS = {
+ENTRIES = {
     'resume': ('train.py', '{config}', '--resume', '{checkpoint}'),
     'load_from': ('train.py', '{config}', '--cfg-options', 'load_from={checkpoint}'),
     'init_cfg': (
@@ -83,17 +83,17 @@ WAYS = {
 }
 
 
-def fill(way, attack):
+def fill(entry, attack):
     path, checkpoint, _ = attack
-    return [word.format(config=path, checkpoint=checkpoint, folder=path.parent) for word in WAYS[way]]
+    return [word.format(config=path, checkpoint=checkpoint, folder=path.parent) for word in ENTRIES[entry]]
 
 
-@pytest.mark.parametrize('way', WAYS)
-def test_code_is_refused(attack, way):
-    if way == 'export':
+@pytest.mark.parametrize('entry', ENTRIES)
+def test_code_is_refused(attack, entry):
+    if entry == 'export':
         pytest.importorskip('openvino')
     path, checkpoint, trace = attack
-    status, log = run(path.parent, *fill(way, attack))
+    status, log = run(path.parent, *fill(entry, attack))
     assert status == 1, log
     assert f'checkpoint {checkpoint} is not a plain weights file' in log
     assert not trace.exists(), 'the code ran'
@@ -107,7 +107,7 @@ def test_allow_pickle(attack):
 
 @pytest.fixture
 def own_loaders():
-    """Leaves mmengine's loaders as they were."""
+    """Restores mmengine's loaders after the test."""
     before = dict(CheckpointLoader._schemes)
     yield
     CheckpointLoader._schemes = before
