@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.tiny import ARCH as TINY_ARCH
+from helpers.tiny import images, tiny_vittm
 
 from mmvittm.errors import UserError
 from mmvittm.models import ViTTM
@@ -64,6 +65,53 @@ def test_tokens_are_normed_process_and_plain_memory():
     process_map, memory_map = build(out_indices=(-1, -1), out_stream=('process', 'memory'))(image)
     assert torch.equal(process, model.process_norm(process_map.flatten(2).transpose(1, 2)))
     assert torch.equal(memory, memory_map.flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize('head', ['LinearAttention', 'CrossAttention', 'LatentAttention', 'LatentCrossAttention'])
+@pytest.mark.parametrize('chunk', [1, 5, 100])
+def test_memory_in_chunks_gives_the_same(head, chunk):
+    """Outputs and gradients, for chunks of one token, of a number that does not divide 16, and of more."""
+
+    def run(memory_chunk):
+        options = dict(out_indices=(0, 1), out_stream=('process', 'concat'), memory_chunk=memory_chunk)
+        model = tiny_vittm(head, memory_block='MemoryMLP', **options).double()
+        outputs = model(images().double())
+        sum(output.square().sum() for output in outputs).backward()
+        with torch.no_grad():
+            torch.testing.assert_close(model(images().double()), tuple(output.detach() for output in outputs))
+        return *outputs, *(p.grad for p in model.parameters() if p.grad is not None)
+
+    torch.testing.assert_close(run(chunk), run(None), rtol=1e-8, atol=1e-10)
+
+
+def test_memory_in_chunks_takes_less_memory():
+    """Bytes that autograd keeps for the backward pass."""
+
+    def saved(**options):
+        sizes = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: sizes.update({x.data_ptr(): x.nbytes}) or x, lambda x: x
+        ):
+            model = tiny_vittm(memory_block='MemoryMLP', embeds='pooled_process', out_stream='memory', **options)
+            model(images(1, 128, 128))
+        return sum(sizes.values())
+
+    assert saved(memory_chunk=64) < saved() / 4
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (dict(memory_chunk=0), 'memory_chunk must be a whole number above 0, not 0'),
+        (dict(memory_chunk=4, head='TokenLearner'), 'TokenLearner has a fixed one'),
+        (dict(memory_chunk=4, fusion='AddEraseFusion'), 'AddEraseFusion has a fixed one'),
+        (dict(memory_chunk=4, memory_block='MemoryConvNeXt'), 'MemoryConvNeXt mixes them'),
+        (dict(memory_chunk=4, rw_drop_path_rate=0.1), 'set rw_drop_path_rate=0'),
+    ],
+)
+def test_components_that_chunks_would_change(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        tiny_vittm(**options)
 
 
 @pytest.mark.parametrize('size', [(32, 32), (33, 47), (8, 8), (40, 24)])

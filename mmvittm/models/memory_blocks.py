@@ -16,7 +16,12 @@ class MemoryBlock(BaseModule):
 
     A layer computes ``memory_block(write(memory_block.before_write(memory)), skip=memory)``. The constructor of a block
     is passed ``embed_dims`` if it names it.
+
+    Attributes:
+        per_token (bool): Whether the block treats every token independently of the others.
     """
+
+    per_token = True
 
     def before_write(self, memory: Tensor) -> Tensor:
         """Return the tokens that the layer writes to: ``(B, N, C)`` -> ``(B, N, C)``."""
@@ -74,6 +79,8 @@ class MemoryConvNeXt(MemoryBlock):
     Raises:
         UserError: If ``kernel_size`` is even, or an option is out of range.
     """
+
+    per_token = False
 
     def __init__(self, embed_dims: int, kernel_size: int = 7, mlp_ratio: float = 4.0) -> None:
         # ConvNeXt's own initialisation

@@ -1,5 +1,6 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,10 +71,53 @@ class ViTTMLayer(BaseModule):
         process = self.write_norm(self.vit_block(process))
         if not write:
             return Streams(process, memory)
+        return Streams(process, self._write(memory, partial(self.write_head, process), write_fusion))
+
+    def _write(self, memory: Tensor, head: Callable[[Tensor], Tensor], write_fusion: Fusion) -> Tensor:
+        """Write to memory tokens ``(B, N, C)``; ``head`` computes the update of its queries."""
         skip = self.write_norm(memory)
         memory = self.memory_block.before_write(skip)
-        memory = write_fusion(memory, self.drop_path(self.write_head(process, memory)))
-        return Streams(process, self.memory_block(memory, skip))
+        memory = write_fusion(memory, self.drop_path(head(memory)))
+        return self.memory_block(memory, skip)
+
+    def forward_chunks(
+        self, process: Tensor, chunks: list[Tensor], read_fusion: Fusion, write_fusion: Fusion, write: bool = True
+    ) -> Tensor:
+        """Run the block on memory that comes in chunks, one chunk at a time.
+
+        The numbers are those of :meth:`forward` up to rounding. With gradients, the activations of each chunk are
+        checkpointed.
+
+        Args:
+            process (Tensor): Process tokens ``(B, Np, C)``.
+            chunks (list[Tensor]): Memory tokens ``(B, N, C)``, replaced by those after the block.
+            read_fusion (Fusion): As in :meth:`forward`.
+            write_fusion (Fusion): As in :meth:`forward`.
+            write (bool): As in :meth:`forward`.
+
+        Returns:
+            Tensor: Process tokens after the block.
+        """
+
+        def read(chunk: Tensor) -> Any:
+            return self.read_head.summarize(self.read_norm(chunk))
+
+        def write_to(chunk: Tensor) -> Tensor:
+            return self._write(self.read_norm(chunk), head, write_fusion)
+
+        process = self.read_norm(process)
+        memory = self.read_head.merge([_checkpointed(read, chunk) for chunk in chunks])
+        process = read_fusion(process, self.drop_path(self.read_head.update(memory, process)))
+        process = self.write_norm(self.vit_block(process))
+        if write:
+            head = partial(self.write_head.update, self.write_head.summarize(process))
+            for index, chunk in enumerate(chunks):
+                chunks[index] = _checkpointed(write_to, chunk)
+        return process
+
+
+def _checkpointed(function: Callable, *args: Any) -> Any:
+    return cp.checkpoint(function, *args, use_reentrant=False) if torch.is_grad_enabled() else function(*args)
 
 
 @MODELS.register_module()
@@ -108,6 +152,9 @@ class ViTTM(BaseModule):
         norm_cfg (dict): Config of the LayerNorms outside of heads and memory blocks.
         frozen_stages (int): 0 freezes the embeddings, n also the first n blocks, -1 nothing.
         with_cp (bool): Whether to checkpoint the activations of each block, to save memory in training.
+        memory_chunk (int, optional): Process the memory in chunks of this many tokens, to save memory on large images:
+            besides the tokens themselves, the activations of one chunk are held at a time, in training too. Needs
+            components that treat memory tokens independently.
         init_cfg (dict, optional): Initialisation config, for instance ``dict(type='Pretrained', checkpoint=…)``.
 
     Parameters that no output depends on stay in the model, so that a checkpoint fits every choice of outputs; they are
@@ -145,6 +192,7 @@ class ViTTM(BaseModule):
         norm_cfg: dict = dict(type='LN', eps=1e-6),
         frozen_stages: int = -1,
         with_cp: bool = False,
+        memory_chunk: int | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -158,6 +206,7 @@ class ViTTM(BaseModule):
             raise UserError(f'frozen_stages={frozen_stages} is not within -1 … {self.num_layers}')
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
+        self.memory_chunk = memory_chunk if memory_chunk is None else positive_int('memory_chunk', memory_chunk)
 
         embed_args = dict(in_channels=in_channels, embed_dims=self.embed_dims, img_size=self.img_size)
         self.memory_embed = build_component(TOKEN_EMBEDS, TokenEmbed, memory_embed, **embed_args)
@@ -202,9 +251,10 @@ class ViTTM(BaseModule):
 
         self._outputs = tuple(zip(self.out_indices, self.out_stream, strict=True))
         self._depth = max(self.out_indices) + 1
-        self._writes_last = any(
-            OUT_STREAMS[stream].uses_memory for index, stream in self._outputs if index + 1 == self._depth
-        )
+        self._memory_outputs = {index for index, stream in self._outputs if OUT_STREAMS[stream].uses_memory}
+        self._writes_last = self._depth - 1 in self._memory_outputs
+        if memory_chunk is not None:
+            self._check_chunks(rw_drop_path_rate)
         for module in (*self._unreachable(), *self._frozen()):
             module.requires_grad_(False)
 
@@ -283,11 +333,7 @@ class ViTTM(BaseModule):
         """
         streams, grids = self._embed(x)
         self._check_tokens(streams)
-        after = {}
-        for index in range(self._depth):
-            streams = self._run_layer(index, streams, write=index + 1 < self._depth or self._writes_last)
-            if index in self.out_indices:
-                after[index] = streams
+        after = self._run_blocks(streams) if self.memory_chunk is None else self._run_blocks_in_chunks(streams)
         return tuple(self._output(stream, after[index], grids) for index, stream in self._outputs)
 
     def _embed(self, image: Tensor) -> tuple[Streams, Grids]:
@@ -311,11 +357,50 @@ class ViTTM(BaseModule):
                 'choose a read/write head and a fusion that take any number of tokens'
             )
 
-    def _run_layer(self, index: int, streams: Streams, write: bool) -> Streams:
-        run = self.layers[index]
-        if self.with_cp and torch.is_grad_enabled():
-            run = partial(cp.checkpoint, run, use_reentrant=False)
-        return run(streams, self.read_fusion, self.write_fusion, write)
+    def _writes(self, index: int) -> bool:
+        return index + 1 < self._depth or self._writes_last
+
+    def _run_blocks(self, streams: Streams) -> dict[int, Streams]:
+        """Run the blocks; return the streams after those of ``out_indices``."""
+        after = {}
+        for index in range(self._depth):
+            run = self.layers[index]
+            if self.with_cp and torch.is_grad_enabled():
+                run = partial(cp.checkpoint, run, use_reentrant=False)
+            streams = run(streams, self.read_fusion, self.write_fusion, self._writes(index))
+            if index in self.out_indices:
+                after[index] = streams
+        return after
+
+    def _run_blocks_in_chunks(self, streams: Streams) -> dict[int, Streams]:
+        """Do the same with memory in chunks; where no output depends on the memory, the result has none."""
+        after = {}
+        process, chunks = streams.process, list(streams.memory.split(self.memory_chunk, 1))
+        for index in range(self._depth):
+            layer = self.layers[index]
+            process = layer.forward_chunks(process, chunks, self.read_fusion, self.write_fusion, self._writes(index))
+            if index in self.out_indices:
+                wanted = chunks if index in self._memory_outputs else [streams.memory[:, :0]]
+                after[index] = Streams(process, torch.cat(wanted, 1))
+        return after
+
+    def _writes(self, index: int) -> bool:
+        return index + 1 < self._depth or self._writes_last
+
+    def _check_chunks(self, rw_drop_path_rate: float) -> None:
+        """Refuse what couples memory tokens across chunks."""
+        layer = self.layers[0]
+        for component in (layer.write_head, self.write_fusion):
+            if component.fixed_tokens:
+                raise UserError(
+                    f'memory_chunk needs any number of tokens, and {type(component).__name__} has a fixed one'
+                )
+        if not layer.memory_block.per_token:
+            raise UserError(
+                f'memory_chunk needs independent tokens, and {type(layer.memory_block).__name__} mixes them'
+            )
+        if rw_drop_path_rate:
+            raise UserError('memory_chunk would drop the writes of each chunk separately: set rw_drop_path_rate=0')
 
     def _output(self, stream: str, streams: Streams, grids: Grids) -> Tensor | Streams:
         out = OUT_STREAMS[stream]

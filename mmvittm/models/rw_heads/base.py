@@ -1,5 +1,7 @@
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -49,6 +51,18 @@ class RWHead(BaseModule):
         Returns:
             Tensor: Update of the query tokens, ``(B, M, C)``.
         """
+
+    def summarize(self, source: Tensor) -> Any:
+        """Reduce source tokens ``(B, N, C)`` to all that :meth:`update` needs of them; here the tokens themselves."""
+        return source
+
+    def merge(self, summaries: Sequence[Any]) -> Any:
+        """Merge the summaries of consecutive chunks of the source into the summary of the whole."""
+        return torch.cat(list(summaries), 1)
+
+    def update(self, summary: Any, query: Tensor) -> Tensor:
+        """Compute the update ``(B, M, C)`` of query tokens ``(B, M, C)``: ``forward(source, query)`` of the summary."""
+        return self(summary, query)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """``(B, N, h·d)`` -> ``(B, h, N, d)``."""

@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -6,6 +7,15 @@ from torch import Tensor, nn
 
 from ...registry import RW_HEADS
 from .base import RWHead, at_least_fp32, latent_width, merge_heads, without_autocast
+
+
+class Summary(NamedTuple):
+    """Source tokens, as far as queries depend on them: one sum and one mean value for each of the L key features."""
+
+    total: Tensor
+    """``(B, 1, L)``, in fp32 at least"""
+    means: Tensor
+    """``(B, h, L/h, C/h)``"""
 
 
 @RW_HEADS.register_module()
@@ -33,20 +43,39 @@ class LinearAttention(RWHead):
 
     def forward(self, source: Tensor, query: Tensor) -> Tensor:
         """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
-        q, k = self.q(query), self.k(source)
+        return self.update(self.summarize(source), query)
+
+    def summarize(self, source: Tensor) -> Summary:
+        """Reduce source tokens ``(B, N, C)`` to sums of their key features and means of their values."""
+        k = self.k(source)
         dtype = k.dtype
         # Sums over a few thousand source tokens exceed the range of fp16 and the precision of bf16, so they stay in
         # fp32, apart from the means, which have the magnitude of a value.
-        with without_autocast(q):
-            q, k = _features(q), _features(k)
+        with without_autocast(k):
+            k = _features(k)
             total = k.sum(1, keepdim=True)
             # a feature that is zero for all tokens has no mean; its weight is zero too
             shares = k / total.clamp_min(torch.finfo(k.dtype).tiny)
-        means = self._average(source.shape[1])(source, shares, dtype)
+        return Summary(total, self._average(source.shape[1])(source, shares, dtype))
+
+    def merge(self, summaries: Sequence[Summary]) -> Summary:
+        """Add the sums, and average the means with the sums as weights."""
+        totals = torch.stack([summary.total for summary in summaries])
+        total = totals.sum(0)
+        with without_autocast(total):
+            weights = self.split_heads((totals / total.clamp_min(torch.finfo(total.dtype).tiny)).flatten(0, 1))
+            weights = weights.transpose(2, 3).unflatten(0, totals.shape[:2])  # (chunks, B, h, L/h, 1)
+            means = sum(w * at_least_fp32(summary.means) for w, summary in zip(weights, summaries, strict=True))
+        return Summary(total, means.to(summaries[0].means.dtype))
+
+    def update(self, summary: Summary, query: Tensor) -> Tensor:
+        """Compute the update ``(B, M, C)`` of query tokens ``(B, M, C)``."""
+        q = self.q(query)
+        dtype = q.dtype
         with without_autocast(q):
-            weights = self.split_heads(q * total)
+            weights = self.split_heads(_features(q) * summary.total)
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-6)
-            return merge_heads(weights @ at_least_fp32(means)).to(dtype)
+            return merge_heads(weights @ at_least_fp32(summary.means)).to(dtype)
 
     def _average(self, tokens: int) -> Callable[[Tensor, Tensor, torch.dtype], Tensor]:
         """Choose the order with fewer multiply-adds for this number of source tokens."""
