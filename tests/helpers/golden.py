@@ -1,6 +1,6 @@
 """The reference cases in ``tests/data``: small random models and the outputs of the authors' code.
 
-One safetensors file per case holds ``weights.*`` in the authors' layout, ``input``, the outputs, and the settings as JSON.
+Each safetensors file holds ``weights.*`` in the authors' layout, ``input``, the outputs, and the settings as JSON.
 """
 
 import json
