@@ -64,16 +64,18 @@ def load_checkpoint_file(path: str | Path, map_location: MapLocation = 'cpu', al
     return checkpoint
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load ``path`` into ``model`` strictly; position embeddings of another grid are resampled.
+def load_weights(model: nn.Module, path: str | Path) -> dict:
+    """Load all weights of ``path`` into ``model`` and return the checkpoint; position embeddings are resampled.
 
     Raises:
         UserError: If the file cannot be read or does not fit the model.
     """
-    state_dict = weights_of(load_checkpoint_file(path))
-    if problem := describe_mismatch(model, state_dict):
+    checkpoint = load_checkpoint_file(path)
+    weights = weights_of(checkpoint)
+    if problem := describe_mismatch(model, weights):
         raise UserError(f'checkpoint {path} does not fit the model: {problem}')
-    model.load_state_dict(state_dict)
+    model.load_state_dict(weights)
+    return checkpoint
 
 
 def weights_of(checkpoint: dict) -> dict[str, Tensor]:
