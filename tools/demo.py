@@ -1,4 +1,4 @@
-"""The complete workflow in one command: real data, training, test, a picture of predictions and a table of three models.
+"""The complete workflow in one command: real data, three models trained and tested alike, a picture and a table.
 
 Trains ViTTM-T 16/32 and two ViTs alike by running the tools that you would run yourself, and shows each command.
 """
