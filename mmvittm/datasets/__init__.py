@@ -1,6 +1,7 @@
 from .blue_marble import BlueMarbleDataset
+from .camvid import CamVidDataset
 from .readable import ReadableDataset
 from .seeded import SeededDataset, SeededSampler
 from .transforms import CheckLabels
 
-__all__ = ['BlueMarbleDataset', 'CheckLabels', 'ReadableDataset', 'SeededDataset', 'SeededSampler']
+__all__ = ['BlueMarbleDataset', 'CamVidDataset', 'CheckLabels', 'ReadableDataset', 'SeededDataset', 'SeededSampler']
