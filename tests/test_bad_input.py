@@ -185,7 +185,7 @@ def write_other_parts(path: Path, good: Path) -> None:
         (lambda path, good: torch.save([1], path), 'holds a list where a dict of weights is expected'),
         (write_malicious, 'is not a plain weights file'),
         (write_malicious_getattr, 'is not a plain weights file'),
-        (write_wider, 'of another shape: backbone.memory_embed.pos_embed (1, 256, 384) instead of (1, 256, 192)'),
+        (write_wider, 'wrong shape: backbone.memory_embed.pos_embed (1, 256, 384) instead of (1, 256, 192)'),
         (
             write_other_parts,
             'missing: backbone.layers.0.read_head.q.weight (and 11 like it), backbone.layers.0.read_head.q.bias',

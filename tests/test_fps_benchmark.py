@@ -172,7 +172,7 @@ def test_backbone_network(configs):
 
 
 def test_inference_network_refuses_other_models():
-    with pytest.raises(UserError, match='a Linear cannot be timed: the model must be one of EncoderDecoder'):
+    with pytest.raises(UserError, match='a Linear is not supported: the model must be one of EncoderDecoder'):
         inference_network(nn.Linear(1, 1))
 
 
@@ -349,7 +349,7 @@ def test_tool_times_training_with_overrides(configs, tmp_path, monkeypatch):
         (['typo'], [], "typo.py: model.backbone .VisionTransformer.: .* 'patch_sise', .*'patch_size'"),
         (['unknown'], [], "unknown.py: model: unknown type 'ImageClasifier', did you mean 'ImageClassifier'"),
         (['sizeless'], [], 'sizeless.py sets no test size .*: give one with --shape'),
-        (['not_a_model'], [], 'a CrossEntropyLoss cannot be timed'),
+        (['not_a_model'], [], 'a CrossEntropyLoss is not supported'),
         (['segmentor', 'classifier'], ['--checkpoint', '{segmentor}'], '1 checkpoints for 2 configs: .* each config'),
         (['segmentor'], ['--checkpoint', '{missing}'], 'checkpoint not found: .*missing.pth'),
         (['segmentor'], ['--checkpoint', '{truncated}'], 'truncated.pth cannot be read'),

@@ -8,17 +8,18 @@ from collections.abc import Callable
 
 from mmengine.config import DictAction
 
-from ..errors import UserError
-from ..weights.loading import use_safe_loading
-from .distributed import explain_lost_process
-
-# Library warnings that a user of the tools cannot act on. The first one comes while mmcv is imported.
+# Library warnings that a user of the tools cannot act on. The first one comes with the
+# import of mmcv below.
 for _message in (
     'Fail to import ``MultiScaleDeformableAttention``',
     'Default ``avg_non_ignore`` is False',
     'The draw is False, it means that the hook for visualization will not take effect',
 ):
     warnings.filterwarnings('ignore', message=_message)
+
+from ..errors import UserError  # noqa: E402
+from ..weights import use_safe_loading  # noqa: E402
+from .distributed import explain_lost_process  # noqa: E402
 
 
 def run_tool(main: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from ..engine.hooks.safe_checkpoint_hook import INTERRUPTED
 from ..errors import UserError
 from ..fileio import require_writable
-from ..weights.loading import use_safe_loading
+from ..weights import use_safe_loading
 from .config import explain_config_errors, load_config
 from .distributed import adapt_to_cpu, init_cpu_process_group
 

@@ -1,6 +1,7 @@
 from .blue_marble import BlueMarbleDataset
+from .camvid import CamVidDataset
 from .seeded import SeededDataset, SeededSampler
 from .transforms import CheckLabels
 from .unreadable_files import UnreadableFileGuard
 
-__all__ = ['BlueMarbleDataset', 'CheckLabels', 'SeededDataset', 'SeededSampler', 'UnreadableFileGuard']
+__all__ = ['BlueMarbleDataset', 'CamVidDataset', 'CheckLabels', 'SeededDataset', 'SeededSampler', 'UnreadableFileGuard']
