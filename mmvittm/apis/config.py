@@ -188,7 +188,7 @@ def _explanation(node: Mapping, error: Exception, registry: Registry) -> str:
             return f": unknown type '{node['type']}'{_did_you_mean(node['type'], _registered(scoped))}"
     hint = ''
     if isinstance(error, TypeError) and inspect.isclass(cls):
-        known = {name for base in cls.__mro__[:-1] for name in inspect.signature(base).parameters}
+        known = {name for base in cls.__mro__[:-1] for name in inspect.signature(base.__init__).parameters}
         unknown = [key for key in node if key not in known and f"'{key}'" in str(error)]
         hint = _did_you_mean(unknown[0], known) if unknown else ''
     return f' ({getattr(cls, "__name__", cls)}): {_message(error)}{hint}'
