@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..apis.config import build_model, input_size, load_config
 from ..apis.tasks import inference_network
 from ..errors import UserError
-from ..weights.mismatch import load_weights
+from ..weights import load_weights
 from .backends import BACKENDS, Way, training_step
 from .ceiling import MatrixProducts, Product
 from .complexity import count_macs, count_parameters, count_step_macs

@@ -1,6 +1,7 @@
 from .blue_marble import BlueMarbleDataset
-from .readable import ReadableDataset
+from .camvid import CamVidDataset
 from .seeded import SeededDataset, SeededSampler
 from .transforms import CheckLabels
+from .unreadable_files import UnreadableFileGuard
 
-__all__ = ['BlueMarbleDataset', 'CheckLabels', 'ReadableDataset', 'SeededDataset', 'SeededSampler']
+__all__ = ['BlueMarbleDataset', 'CamVidDataset', 'CheckLabels', 'SeededDataset', 'SeededSampler', 'UnreadableFileGuard']

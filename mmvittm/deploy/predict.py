@@ -14,7 +14,7 @@ from ..apis.config import build_model, load_config
 from ..apis.data import innermost_datasets
 from ..apis.tasks import TASKS, Palette, Task, task_of
 from ..errors import UserError
-from ..weights.mismatch import load_weights
+from ..weights import load_weights
 from .base import Session
 from .formats import FORMATS, format_of
 from .images import prepare

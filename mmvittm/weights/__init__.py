@@ -1,20 +1,19 @@
-"""Helpers around the model; import the module you need, this package itself stays light."""
+"""Weights: reading checkpoints safely, and converting the authors' checkpoints and plain ViTs."""
 
-from importlib import import_module
+from .authors import authors_to_mmvittm, infer_authors_arch, mmvittm_to_authors
+from .loading import load_checkpoint_file, load_weights
+from .patch_resize import resize_patch_embed
+from .plain_vit import PlainVit, init_from_vit
+from .safe_loading import use_safe_loading
 
-# What users convert weights with, imported when first asked for.
-_EXPORTS = dict(
-    authors_to_mmvittm='authors',
-    mmvittm_to_authors='authors',
-    infer_authors_arch='authors',
-    init_from_vit='plain_vit',
-    PlainVit='plain_vit',
-    resize_patch_embed='patch_resize',
-)
-__all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _EXPORTS:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(import_module(f'.{_EXPORTS[name]}', __name__), name)
+__all__ = [
+    'PlainVit',
+    'authors_to_mmvittm',
+    'infer_authors_arch',
+    'init_from_vit',
+    'load_checkpoint_file',
+    'load_weights',
+    'mmvittm_to_authors',
+    'resize_patch_embed',
+    'use_safe_loading',
+]

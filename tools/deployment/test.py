@@ -6,9 +6,9 @@ Data set, preprocessing and metrics are the config's; the logits come from the e
 import argparse
 from pathlib import Path
 
-from mmvittm.apis.cli import run_tool
+from mmvittm.apis.cli import add_common_arguments, run_tool
 from mmvittm.apis.data import check_data
-from mmvittm.apis.runner import add_common_arguments, build_runner, config_from
+from mmvittm.apis.runner import build_runner, config_from_args
 from mmvittm.deploy.predict import load_exported, run_exported
 
 
@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = config_from(args)
+    cfg = config_from_args(args)
     session, metadata = load_exported(args.exported, args.dtype)
     check_data(cfg, 'test_dataloader')
     cfg.test_evaluator = _without_streams(cfg.test_evaluator)

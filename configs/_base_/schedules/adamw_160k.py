@@ -1,4 +1,4 @@
-# 160k iterations of 16 images (8 GPUs × 2); reference.md §3 of the authors' UperNet runs: AdamW 6e-5, weight decay
+# 160k iterations of 16 images (8 GPUs × 2), as in the authors' UperNet runs (docs/method.md): AdamW 6e-5, weight decay
 # 0.01 but none on norms and position embeddings, 1500 steps of warm-up, then linear (poly of power 1) to 0.
 _base_ = '../hooks.py'
 optim_wrapper = dict(

@@ -1,12 +1,12 @@
-"""Configs, the models built from them and the files written: values first, then what a user may get wrong."""
+"""Read configs, build models from them and write files: values first, then users' mistakes."""
 
 import re
 
 import pytest
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from mmengine.registry import DATASETS, HOOKS, METRICS, DefaultScope
 
-from mmvittm.apis.config import build_model, input_size, load_config
+from mmvittm.apis.config import build_model, explain_config_errors, input_size, load_config
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
@@ -37,16 +37,20 @@ def test_load_config_follows_bases_and_overrides(tmp_path):
     ('text', 'sentence'),
     [
         (None, 'config not found: .*bad.py$'),
-        ('a = 1\nx = = 2', r'bad.py cannot be read: syntax error in line 2 \('),
-        ("_base_ = './nowhere.py'", 'bad.py cannot be read: its _base_ .*nowhere.py does not exist$'),
-        ("_base_ = './broken.py'", 'bad.py cannot be read: its _base_ .*broken.py: syntax error in line 1'),
-        ("_base_ = 'mmseg::fcn.py'", 'bad.py cannot be read: .*give a relative path$'),
-        ('x = undefined', "bad.py cannot be read: NameError: name 'undefined' is not defined$"),
+        ('a = 1\nx = = 2', 'bad.py cannot be read: syntax error at `x = = 2`, line 2 of it or of a _base_ file'),
+        ("_base_ = './nowhere.py'", 'bad.py cannot be read: .*nowhere.py'),
+        (
+            "_base_ = './broken.py'",
+            r'bad.py cannot be read: syntax error at `x = \(`, line 1 of it or of a _base_ file',
+        ),
+        ("_base_ = './undefined.py'", r"NameError: name 'y' is not defined \(.*undefined.py, line 2\)$"),
+        ("_base_ = 'mmseg::fcn.py'", 'bad.py cannot be read: .*use a relative path$'),
         ("custom_imports = dict(imports=['no_such_package'])", 'bad.py cannot be read: .*no_such_package'),
     ],
 )
-def test_load_config_says_what_is_wrong(tmp_path, text, sentence):
+def test_unreadable_config(tmp_path, text, sentence):
     (tmp_path / 'broken.py').write_text('x = (')
+    (tmp_path / 'undefined.py').write_text('x = 1\nx = y')
     if text is not None:
         (tmp_path / 'bad.py').write_text(text)
     with pytest.raises(UserError, match=sentence) as error:
@@ -54,13 +58,13 @@ def test_load_config_says_what_is_wrong(tmp_path, text, sentence):
     assert '\n' not in str(error.value)
 
 
-def test_load_config_names_overrides_that_do_not_fit(tmp_path):
+def test_override_that_does_not_fit(tmp_path):
     (tmp_path / 'a.py').write_text('depths = [1, 2]')
     with pytest.raises(UserError, match=r"overrides \{'depths.5': 3\} do not fit config .*a.py"):
         load_config(tmp_path / 'a.py', {'depths.5': 3})
 
 
-def test_build_model_uses_the_configs_scope_and_leaves_no_trace():
+def test_build_model_uses_the_configs_scope():
     cfg = config(SEGMENTOR, data_preprocessor=dict(type='SegDataPreProcessor', mean=[1.0] * 3, std=[2.0] * 3))
     before, scope = cfg.to_dict(), DefaultScope.get_current_instance()
     model = build_model(cfg)
@@ -86,16 +90,21 @@ def test_build_model_loads_no_pretrained_weights():
         (SEGMENTOR | dict(backbone=dict(depth=2)), "model.backbone: the key 'type' is missing"),
         (
             SEGMENTOR | dict(backbone=BACKBONE | dict(patch_sise=16)),
-            "model.backbone: VisionTransformer takes no argument 'patch_sise', did you mean 'patch_size'?",
+            'model.backbone (VisionTransformer): VisionTransformer.__init__() got an unexpected keyword argument '
+            "'patch_sise', did you mean 'patch_size'?",
         ),
         (
             SEGMENTOR | dict(decode_head=HEAD | dict(in_chanels=16)),  # an argument of the parent class
-            "model.decode_head: FCNHead takes no argument 'in_chanels', did you mean 'in_channels'?",
+            'model.decode_head (FCNHead): BaseDecodeHead.__init__() got an unexpected keyword argument '
+            "'in_chanels', did you mean 'in_channels'?",
         ),
-        (dict(type='EncoderDecoder', backbone=BACKBONE), "model: EncoderDecoder needs the argument 'decode_head'"),
+        (
+            dict(type='EncoderDecoder', backbone=BACKBONE),
+            "model (EncoderDecoder): EncoderDecoder.__init__() missing 1 required positional argument: 'decode_head'",
+        ),
         (
             SEGMENTOR | dict(auxiliary_head=[HEAD, dict(type='FCNHead')]),
-            "model.auxiliary_head.1: FCNHead needs the argument 'in_channels'",
+            'model.auxiliary_head.1 (FCNHead): BaseDecodeHead.__init__() missing 2 required positional arguments',
         ),
         (
             SEGMENTOR | dict(backbone=BACKBONE | dict(arch='huger')),
@@ -107,10 +116,52 @@ def test_build_model_loads_no_pretrained_weights():
         ),
     ],
 )
-def test_build_model_says_what_is_wrong(model, sentence):
+def test_model_that_cannot_be_built(model, sentence):
     with pytest.raises(UserError, match=f'tiny.py.*{re.escape(sentence)}') as error:
         build_model(config(model))
     assert '\n' not in str(error.value)
+
+
+REPEATED = dict(type='RepeatDataset', times=2, dataset=dict(type='ADE20K'))
+
+
+@pytest.mark.parametrize(
+    ('registry', 'part', 'options', 'sentence'),
+    [
+        (
+            DATASETS,
+            REPEATED,
+            dict(train_dataloader=dict(dataset=REPEATED)),
+            "train_dataloader.dataset.dataset: unknown type 'ADE20K'",
+        ),
+        (
+            HOOKS,
+            dict(type='EMAHok'),
+            dict(custom_hooks=[dict(type='EMAHok')]),
+            "custom_hooks.0: unknown type 'EMAHok', did you mean 'EMAHook'?",
+        ),
+        (
+            METRICS,
+            dict(type='CityscapesMetric'),
+            dict(val_evaluator=dict(type='CityscapesMetric')),
+            'val_evaluator (CityscapesMetric): ',
+        ),
+    ],
+    ids=['dataset', 'hook', 'metric'],
+)
+def test_place_outside_the_model(registry, part, options, sentence):
+    cfg = config(SEGMENTOR, **options)
+    with (
+        pytest.raises(UserError, match=f'tiny.py: {re.escape(sentence)}'),
+        explain_config_errors(cfg),
+        DefaultScope.overwrite_default_scope('mmseg'),
+    ):
+        registry.build(part)
+
+
+def test_error_that_is_not_the_configs():
+    with pytest.raises(KeyError, match='a defect'), explain_config_errors(config(SEGMENTOR)):
+        raise KeyError('a defect')
 
 
 @pytest.mark.parametrize(
@@ -126,7 +177,7 @@ def test_build_model_says_what_is_wrong(model, sentence):
         ),
     ],
 )
-def test_input_size_takes_the_most_explicit_place(cfg, size):
+def test_input_size_precedence(cfg, size):
     assert input_size(config(**cfg)) == size
 
 
@@ -134,13 +185,13 @@ def test_input_size_takes_the_most_explicit_place(cfg, size):
     ('cfg', 'sentence'),
     [
         (dict(model=dict(backbone=dict(depth=1))), 'tiny.py sets no test size .*--shape'),
-        (dict(crop_size=(0, 32)), r'tiny.py: crop_size must be one or two whole numbers above 0, not \(0, 32\)'),
+        (dict(crop_size=(0, 32)), r'tiny.py: crop_size must be one or two positive integers, not \(0, 32\)'),
         (dict(crop_size=(8, 8, 8)), 'crop_size must be'),
         (dict(crop_size='large'), "crop_size must be .* not 'large'"),
         (dict(crop_size=0.5), 'crop_size must be .* not 0.5'),
     ],
 )
-def test_input_size_says_what_is_wrong(cfg, sentence):
+def test_config_without_input_size(cfg, sentence):
     with pytest.raises(UserError, match=sentence):
         input_size(config(**cfg))
 

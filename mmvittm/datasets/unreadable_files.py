@@ -1,4 +1,4 @@
-"""Naming the file that cannot be read, where a reader's own error names none or a line of its source."""
+"""Errors that name the unreadable image or label map; those of the image readers often do not."""
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from PIL import Image
@@ -9,11 +9,11 @@ from ..registry import DATASETS
 
 
 @DATASETS.register_module()
-class ReadableDataset(Dataset):
-    """Another data set, whose broken files end validation and testing with a sentence: none may be left out there.
+class UnreadableFileGuard(Dataset):
+    """A data set wrapper that names the unreadable file in the error, for validation and testing.
 
     Args:
-        dataset (dict): Config of the data set.
+        dataset (dict): Config of the wrapped data set.
     """
 
     def __init__(self, dataset: dict) -> None:
@@ -21,7 +21,7 @@ class ReadableDataset(Dataset):
         self.metainfo = getattr(self.dataset, 'metainfo', {})
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
@@ -36,22 +36,22 @@ class ReadableDataset(Dataset):
             raise
         except Exception as error:
             if problem := unreadable_file(self.dataset.get_data_info(index)):
-                raise UserError(f'{problem}; repair it, or remove it with what belongs to it') from error
+                raise UserError(f'{problem}: repair it, or remove both image and annotation') from error
             raise
 
 
 def unreadable_file(sample: dict) -> str | None:
-    """Which file of a sample is broken, and how; None if all are whole.
+    """Return a description of the first unreadable file of a sample, or None if all can be read.
 
     Args:
-        sample (dict): With paths under ``img_path`` and ``seg_map_path``, as data sets of OpenMMLab describe theirs.
+        sample (dict): With paths under ``img_path`` and ``seg_map_path``, as in the data sets of OpenMMLab.
     """
     for key, kind in dict(img_path='image', seg_map_path='label map').items():
         if path := sample.get(key):
             try:
                 with Image.open(path) as image:
                     image.load()
-            except Exception as error:  # of many kinds, by format and by what is broken
+            except Exception as error:  # Pillow raises many types
                 reason = str(error).partition('\n')[0] or type(error).__name__
                 return f'{kind} {path} cannot be read ({reason})'
     return None
