@@ -1,17 +1,17 @@
 """Compare the speed of segmentors and classifiers on random images; no data set needed.
 
 Every config runs in every backend and dtype. All of these are timed once per round, in shuffled order, so that a
-disturbance of the machine hits them alike; ratios are taken round by round. Rounds continue until the 95 % confidence
+disturbance of the machine hits them alike, and compared round by round. Rounds continue until the 95 % confidence
 interval of every median is within --precision, or until --max-time. The largest GEMMs of the networks are timed in the
 same rounds: they show the ceiling of the machine.
 
-The timed span is the forward pass from a normalised batch on the device to raw outputs. For a segmentor: backbone,
-neck and decode head on the whole image, without auxiliary heads and without the final upsampling of the logits. For a
-classifier: backbone, neck and head. Parameters and multiply-adds are counted over the same span.
+Timing, parameters and multiply-adds cover the forward pass from a normalised batch to raw outputs: backbone, neck and
+head, without auxiliary heads and without the final upsampling of a segmentor's logits.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -43,24 +43,17 @@ def parse_args() -> argparse.Namespace:
     model.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='overrides for all configs')
     model.add_argument('--batch-size', type=positive_int, default=1, help='images per batch (default: 1)')
     model.add_argument(
-        '--shape', type=positive_int, nargs='+', metavar=('H', 'W'), help="image size (default: the config's test size)"
+        '--shape', type=positive_int, nargs='+', metavar='H', help="H or H W (default: config's test size)"
     )
     model.add_argument('--whole-patches', action='store_true', help='round the size down to whole patches per config')
     model.add_argument('--backbone-only', action='store_true', help='run backbones without neck and head')
     model.add_argument('--train', action='store_true', help='run training steps: forward and backward, no optimizer')
     model.add_argument('--parts', action='store_true', help='also report time by stage (backend torch only)')
-    model.add_argument(
-        '--sweep', type=sweep, metavar='NAME=V,V,…', help=f'repeat for each value of {", ".join(SWEEPS)}'
-    )
+    model.add_argument('--sweep', type=sweep, metavar='NAME=V,V,…', help=f'repeat for values of {", ".join(SWEEPS)}')
 
     mode = parser.add_argument_group('run modes')
-    backends, dtypes = list(BACKENDS), list(DTYPES)
-    mode.add_argument(
-        '--backend', nargs='+', choices=backends, default=['torch'], metavar='B', help=f'of {", ".join(backends)}'
-    )
-    mode.add_argument(
-        '--dtype', nargs='+', choices=dtypes, default=['fp32'], metavar='D', help=f'of {", ".join(dtypes)}'
-    )
+    mode.add_argument('--backend', nargs='+', choices=list(BACKENDS), default=['torch'], help='(default: torch)')
+    mode.add_argument('--dtype', nargs='+', choices=list(DTYPES), default=['fp32'], help='(default: fp32)')
     mode.add_argument('--half-weights', action='store_true', help='cast the weights instead of autocasting (PyTorch)')
     mode.add_argument('--channels-last', action='store_true', help='use the channels-last memory format (PyTorch)')
     mode.add_argument('--cuda-graph', action='store_true', help='replay a CUDA graph (not yet tried on a GPU)')
@@ -68,15 +61,10 @@ def parse_args() -> argparse.Namespace:
     mode.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='(default: cpu)')
 
     method = parser.add_argument_group('measurement')
-    method.add_argument(
-        '--precision', type=float, default=2.0, metavar='%', help='half width of all intervals to reach (default: 2 %%)'
-    )
-    method.add_argument(
-        '--max-time', type=float, default=60.0, metavar='S', help='start no round after this many seconds (default: 60)'
-    )
-    method.add_argument(
-        '--rounds', type=positive_int, help=f'maximum number of rounds; precision is judged from round {MIN_ROUNDS}'
-    )
+    method.add_argument('--precision', type=float, default=2.0, metavar='%', help='of all medians (default: 2 %%)')
+    method.add_argument('--max-time', type=float, default=60.0, metavar='S', help='seconds of rounds (default: 60)')
+    rounds_help = f'maximum number of rounds; precision is judged from round {MIN_ROUNDS}'
+    method.add_argument('--rounds', type=positive_int, metavar='N', help=rounds_help)
     method.add_argument('--warmup', type=int, default=20, help='maximum number of untimed passes (default: 20)')
     method.add_argument('--seed', type=int, default=0, help='seed of weights, images and orders (default: 0)')
 
@@ -125,40 +113,31 @@ def run(args: argparse.Namespace, console: Console) -> dict:
     options = [name for name in OPTIONS if getattr(args, name)]
     modes = run_modes(args.backend, args.dtype, options, threads=args.threads, **common)
     models = list(zip(args.configs, args.checkpoint or [None] * len(args.configs), strict=True))
-    mious = args.miou or [None] * len(args.configs)
-    settings = {
-        name: getattr(args, name) for name in ('cfg_options', 'shape', 'whole_patches', 'batch_size', 'backbone_only')
-    }
+    settings = ('cfg_options', 'shape', 'whole_patches', 'batch_size', 'backbone_only')
+    settings = {name: getattr(args, name) for name in settings}
+    timing = dict(precision=args.precision / 100, max_time=args.max_time, rounds=args.rounds, warmup=args.warmup)
     name, values = args.sweep or (None, [None])
     runs, rows = [], []
     with console.status('') as status:
-
-        def show_round(seconds: float, times: list[list[float]]) -> None:
-            worst = max(spread(own)['precision'] for own in times[: len(candidates)])
-            reached = f'round {len(times[0])}, {seconds:.0f} s: ±{worst:.1%}, wanted ±{args.precision:g} %'
-            status.update(f'{prefix}{reached}')
-
         for value in values:
-            prefix = f'{name} {value}: ' if name else ''
-            swept = {name.replace('-', '_'): [value] if name == 'shape' else value} if name else {}
-            status.update(f'{prefix}building')
-            built = [build_candidate(*model, **settings | swept, **common) for model in models]
+
+            def step(text: str, prefix: str = f'{name} {value}: ' if name else '') -> None:
+                status.update(prefix + text)
+
+            def on_round(seconds: float, times: list[list[float]], step: Callable = step) -> None:
+                worst = max(spread(own)['precision'] for own in times[: len(modes) * len(models)])
+                step(f'round {len(times[0])}, {seconds:.0f} s: ±{worst:.1%}, wanted ±{args.precision:g} %')
+
+            step('building')
+            if name:
+                settings[name.replace('-', '_')] = [value] if name == 'shape' else value
+            built = [build_candidate(*model, **settings, **common) for model in models]
             candidates = [candidate.in_mode(mode) for mode in modes for candidate in built]
-            measured = measure(
-                candidates,
-                args.parts,
-                lambda step, prefix=prefix: status.update(prefix + step),
-                precision=args.precision / 100,
-                max_time=args.max_time,
-                rounds=args.rounds,
-                warmup=args.warmup,
-                seed=args.seed,
-                on_round=show_round,
-            )
+            measured = measure(candidates, args.parts, step, seed=args.seed, on_round=on_round, **timing)
             for index, row in enumerate(measured.pop('rows')):
                 size = row['shape'][2] * row['shape'][3] if name == 'shape' else value
                 row['swept'] = dict(name=name, value=value, size=size, unit=SWEEPS[name]) if name else None
-                row['miou'] = mious[index % len(models)]
+                row['miou'] = args.miou[index % len(models)] if args.miou else None
                 rows.append(row)
             runs.append(dict(swept=value) | measured)
     packages = dict.fromkeys(package for mode in modes for package in BACKENDS[mode.backend].packages)

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .report import config_name, growth
+from .report import growth
 
 
 def save(path: Path, draw: Callable[[Axes], None], height: float = 5) -> Path:
@@ -20,7 +20,7 @@ def save(path: Path, draw: Callable[[Axes], None], height: float = 5) -> Path:
 
 
 def label(row: dict) -> str:
-    return f'{config_name(row)}, {row["mode"]}'
+    return f'{Path(row["config"]).stem}, {row["mode"]}'
 
 
 def plot_growth(rows: Sequence[dict], axes: Axes) -> None:
@@ -40,7 +40,7 @@ def plot_growth(rows: Sequence[dict], axes: Axes) -> None:
 
 def plot_ratios(rows: Sequence[dict], axes: Axes, labels: Sequence[str] | None = None) -> None:
     """Speed relative to the first config in the same run mode, with its interval."""
-    labels = labels or [f'{label(row)}\n{row["batch"]}×{row["height"]}×{row["width"]}' for row in rows]
+    labels = labels or ['{}\n{}, {batch}×{height}×{width}'.format(*label(row).split(', ', 1), **row) for row in rows]
     ratios = {key: np.array([row[f'speed_ratio_same_mode.{key}'] for row in rows]) for key in ('median', 'low', 'high')}
     errors = [ratios['median'] - ratios['low'], ratios['high'] - ratios['median']]
     bars = axes.barh(range(len(rows)), ratios['median'], xerr=errors, tick_label=labels)
@@ -49,7 +49,7 @@ def plot_ratios(rows: Sequence[dict], axes: Axes, labels: Sequence[str] | None =
     axes.axvline(1, color='gray', linewidth=1)
     axes.invert_yaxis()
     axes.tick_params('y', labelsize='small')
-    axes.set(xlabel='speed, first config in the same run mode = 1')
+    axes.set(xlabel='speed, first config = 1')
 
 
 def plot_accuracy(rows: Sequence[dict], axes: Axes) -> None:

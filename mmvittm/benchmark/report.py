@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -73,10 +74,6 @@ def write_csv(rows: Sequence[dict], path: Path) -> None:
         writer.writerows(rows)
 
 
-def config_name(row: dict) -> str:
-    return Path(row['config']).stem
-
-
 def displayed(row: dict) -> dict:
     """Add to a flat row what tables show in other units."""
     values = dict(row, weights=Path(row['checkpoint']).name if row.get('checkpoint') else 'random')
@@ -99,17 +96,16 @@ def fill(template: str, values: dict) -> str:
         return '–'
 
 
-def results_table(rows: Sequence[dict], columns: dict[str, str], **options) -> Table:
-    """One line per flat row; a column without any value is left out."""
-    table = Table(**options)
-    table.add_column('config', overflow='fold', min_width=20)
+def results_table(rows: Sequence[dict], columns: dict[str, str], configs: Sequence[str], **options) -> Table:
+    """One line per flat row, configs by number; a column without any value is left out."""
+    table = Table(box=SIMPLE_HEAD, **options)
+    table.add_column('config', justify='right')
     cells = {header: [fill(template, displayed(row)) for row in rows] for header, template in columns.items()}
     cells = {header: texts for header, texts in cells.items() if set(texts) != {'–'}}
     for header in cells:
-        text = header in ('run mode', 'weights', 'stopped by')
-        table.add_column(header, justify='left' if text else 'right', overflow='fold', no_wrap=not text)
+        table.add_column(header, justify='left' if header in ('run mode', 'weights', 'stopped by') else 'right')
     for row, *line in zip(rows, *cells.values(), strict=True):
-        table.add_row(config_name(row), *line)
+        table.add_row(str(configs.index(row['config']) + 1), *line)
     return table
 
 
@@ -140,11 +136,14 @@ def show(report: dict, rows: Sequence[dict], console: Console) -> None:
     for ceiling in (ceiling for run in report['runs'] for ceiling in run['ceilings']):
         gemm = '×'.join(map(str, ceiling['gemm']))
         console.print(f'ceiling {ceiling["dtype"]}: {ceiling["gflops"]:.0f} GFLOP/s in a GEMM of {gemm}')
+    configs = list(dict.fromkeys(row['config'] for row in rows))
+    for number, config in enumerate(configs, 1):
+        console.print(f'{number}: {Path(config).stem}')
     one_mode = len({row['mode'] for row in rows}) == 1
     speed = {header: text for header, text in SPEED.items() if not (one_mode and header == 'first in mode = 1')}
-    console.print(results_table(rows, speed, caption=_LEGEND))
-    console.print(results_table(rows, METHOD, caption=_METHOD_LEGEND))
+    console.print(results_table(rows, speed, configs, caption=_LEGEND))
+    console.print(results_table(rows, METHOD, configs, caption=_METHOD_LEGEND))
     if staged := [row for row in rows if 'stages_ms.rest' in row]:
-        console.print(results_table(staged, BY_STAGE, title='time by stage: ms per batch'))
+        console.print(results_table(staged, BY_STAGE, configs, title='time by stage: ms per batch'))
     if growths:
-        console.print(results_table(growths, GROWTH, title=f'growth: exponent in {growths[0]["unit"]}'))
+        console.print(results_table(growths, GROWTH, configs, title=f'growth: exponent in {growths[0]["unit"]}'))

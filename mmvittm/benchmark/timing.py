@@ -110,7 +110,7 @@ def time_interleaved(
     warmup: int = 20,
     seed: int = 0,
     judged: int | None = None,
-    timer: Timer = timer_on(),
+    timer: Timer | None = None,
     clock: Callable[[], float] = time.monotonic,
     on_round: Callable[[float, list[list[float]]], None] = lambda seconds, times: None,
 ) -> Timing:
@@ -120,6 +120,7 @@ def time_interleaved(
     seconds (warm-up not counted) or after ``rounds``. Only the first ``judged`` runs must be precise; None judges all.
     ``on_round`` is called after each round with the seconds passed and the times so far.
     """
+    timer = timer or timer_on()
     warmups = [warm_up(run, warmup, timer) for run in runs]
     times: list[list[float]] = [[] for _ in runs]
     orders: list[list[int]] = []
