@@ -41,7 +41,6 @@ TABLE = {
     'speed ratio': '{speed_ratio_same_mode.median:.2f}',
     '95 % interval': '{speed_ratio_same_mode.low:.2f}–{speed_ratio_same_mode.high:.2f}',
     'peak memory, MB': '{vit.mb:.0f} : {mb:.0f}',
-    "paper's ratio, on its GPU": '{paper}',
 }
 
 
@@ -161,11 +160,11 @@ def main() -> None:
         rows = [row.dropna().to_dict() for _, row in frame.iterrows()]
         joined = paired(rows)
         draw(rows, joined, args.doc.parent / 'images')
+        origin = 'Measured on {machine}; mmvittm {version}, {date}'.format(**rows[0])
         for page, file in zip(pages, files, strict=True):
             link = Path(os.path.relpath(source, page.parent)).as_posix()
-            origin = f'Measured on {rows[0]["machine"]}; mmvittm {rows[0]["version"]}; [{source.name}]({link}).'
             old = page.read_text() if page.is_file() else '# Performance\n'
-            file.write_text(renewed(old, f'{table(joined)}\n\n{origin}'))
+            file.write_text(renewed(old, f'{table(joined)}\n\n{origin}; [{source.name}]({link}).'))
     console.print(f'wrote {", ".join(map(str, pages))} from {source}', soft_wrap=True)
     if failed:
         raise UserError(f'these measurements failed: {", ".join(failed)}, see the logs in {args.out_dir}')

@@ -45,7 +45,7 @@ def plot_ratios(rows: Sequence[dict], axes: Axes, labels: Sequence[str] | None =
     errors = [ratios['median'] - ratios['low'], ratios['high'] - ratios['median']]
     bars = axes.barh(range(len(rows)), ratios['median'], xerr=errors, tick_label=labels)
     axes.bar_label(bars, fmt='%.2f', padding=4)
-    axes.margins(x=0.15)  # room for the numbers
+    axes.margins(x=0.15, y=0.02)  # room for the numbers
     axes.axvline(1, color='gray', linewidth=1)
     axes.invert_yaxis()
     axes.tick_params('y', labelsize='small')
