@@ -26,7 +26,6 @@ def run_here(monkeypatch, *args) -> None:
 @pytest.mark.parametrize(
     ('options', 'sentence'),
     [
-        (['--only', 'growht'], "unknown measurement 'growht': choose one of classifier-b1-fp32, "),
         (['--doc', '{file}/page.md'], 'cannot write .*page.md'),
         (['--out-dir', '{file}/results'], 'cannot write to .*results'),
         (['--threads', '0'], '--threads must be a whole number above 0, not 0'),

@@ -11,6 +11,7 @@ head, without auxiliary heads and without the final upsampling of a segmentor's 
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -113,8 +114,8 @@ def run(args: argparse.Namespace, console: Console) -> dict:
     options = [name for name in OPTIONS if getattr(args, name)]
     modes = run_modes(args.backend, args.dtype, options, threads=args.threads, **common)
     models = list(zip(args.configs, args.checkpoint or [None] * len(args.configs), strict=True))
-    settings = ('cfg_options', 'shape', 'whole_patches', 'batch_size', 'backbone_only')
-    settings = {name: getattr(args, name) for name in settings}
+    settings = dict(common, cfg_options=args.cfg_options, shape=args.shape, batch_size=args.batch_size)
+    settings |= dict(whole_patches=args.whole_patches, backbone_only=args.backbone_only)
     timing = dict(precision=args.precision / 100, max_time=args.max_time, rounds=args.rounds, warmup=args.warmup)
     name, values = args.sweep or (None, [None])
     runs, rows = [], []
@@ -131,7 +132,7 @@ def run(args: argparse.Namespace, console: Console) -> dict:
             step('building')
             if name:
                 settings[name.replace('-', '_')] = [value] if name == 'shape' else value
-            built = [build_candidate(*model, **settings, **common) for model in models]
+            built = [build_candidate(*model, **settings) for model in models]
             candidates = [candidate.in_mode(mode) for mode in modes for candidate in built]
             measured = measure(candidates, args.parts, step, seed=args.seed, on_round=on_round, **timing)
             for index, row in enumerate(measured.pop('rows')):
@@ -158,13 +159,12 @@ def main() -> None:
     torch.manual_seed(args.seed)
     with ExitStack() as stack:
         # opened before the work, so that an unwritable folder is found at once
-        paths = [*([args.out] if args.out else []), *([args.out_dir / 'results.json'] if args.out_dir else [])]
-        files = [stack.enter_context(atomic_path(path)) for path in paths]
+        paths = (args.out, args.out_dir and args.out_dir / 'results.json')
+        files = [stack.enter_context(atomic_path(path)) for path in paths if path]
         report = run(args, Console(stderr=True))
         for file in files:
             file.write_text(json.dumps(report, indent=1) + '\n')
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     rows = [flatten(row) for row in report['results']]
     show(report, rows, console)
     if args.out_dir:

@@ -48,15 +48,15 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/performance'), help='(default: %(default)s)')
     parser.add_argument('--doc', type=Path, help=f'page to write; results and plots go beside it (default: {DOC})')
-    parser.add_argument('--only', nargs='+', metavar='NAME', help=f'measure these again: {", ".join(MEASUREMENTS)}')
+    names = list(MEASUREMENTS)
+    parser.add_argument(
+        '--only', nargs='+', choices=names, metavar='NAME', help=f'measure again, of {", ".join(names)}'
+    )
     parser.add_argument('--fresh', action='store_true', help='measure everything again')
     parser.add_argument('--threads', type=int, default=2, help='CPU threads (default: 2)')
     parser.add_argument('--quick', action='store_true', help='one round and small sizes, to try the report itself')
     parser.add_argument('--render', type=Path, metavar='CSV', help='write plots and tables of CSV without measuring')
     args = parser.parse_args()
-    for name in args.only or []:
-        if name not in MEASUREMENTS:
-            raise UserError(f'unknown measurement {name!r}: choose one of {", ".join(MEASUREMENTS)}')
     if args.threads < 1:
         raise UserError(f'--threads must be a whole number above 0, not {args.threads}')
     if args.render and not args.render.is_file():

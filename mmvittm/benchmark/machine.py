@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib import import_module
@@ -29,6 +30,5 @@ def describe_machine(device: str, packages: Iterable[str] = ()) -> dict:
 
 def cpu_name(cpuinfo: Path = Path('/proc/cpuinfo')) -> str:
     """Processor name from Linux, elsewhere from :mod:`platform`."""
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
+    found = re.search(r'model name\s*: (.+)', cpuinfo.read_text()) if cpuinfo.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()

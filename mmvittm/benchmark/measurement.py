@@ -23,11 +23,8 @@ def measure(
 ) -> dict:
     """Time candidates and the largest GEMMs of their networks in the same interleaved rounds.
 
-    Args:
-        candidates (Sequence[Candidate]): In their run modes, on one device. Ratios are to the first.
-        stages (bool): Also time the stages of the networks that run eagerly.
-        on_step (Callable): Called with the name of each step as it begins.
-        **options: Passed to :func:`~.timing.time_interleaved`.
+    ``stages`` also times the stages of networks that run eagerly, ``on_step`` is called with the name of each step, and
+    ``options`` go to :func:`~.timing.time_interleaved`.
 
     Returns:
         dict: ``rows``, one per candidate; ``orders`` of the rounds; ``ended_by``; ``ceilings``, the fastest GEMM of

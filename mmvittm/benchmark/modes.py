@@ -55,7 +55,8 @@ def run_modes(backends: Iterable[str], dtypes: Iterable[str], options: Iterable[
     """
     modes = [RunMode(*pair, **common) for pair in itertools.product(dict.fromkeys(backends), dict.fromkeys(dtypes))]
     for mode in modes:
-        BACKENDS[mode.backend].check(mode)
+        if isinstance(backend := BACKENDS[mode.backend], Exported):
+            backend.check(mode)
     for option in options:
         if not any(mode.accepts(option) for mode in modes):
             raise UserError(f'--{option.replace("_", "-")} needs the backend torch or compile{OPTIONS[option][1]}')
@@ -68,10 +69,7 @@ class Torch:
     packages: tuple[str, ...] = ()
     in_pytorch = True  # takes options, trains, runs on all devices, frees memory after a pass
     is_eager = True  # calls modules one by one
-    no_grad: Callable[[], AbstractContextManager] = torch.inference_mode
-
-    def check(self, mode: RunMode) -> None:
-        """Raise a UserError if the backend cannot run the mode."""
+    no_grad = torch.inference_mode
 
     def prepare(self, network: nn.Module, images: Tensor, mode: RunMode) -> Run:
         """Make a function that runs one pass of ``network``, which it may change, on ``images (B, 3, H, W)``."""
