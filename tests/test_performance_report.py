@@ -145,6 +145,19 @@ def test_new_rows_replace_those_of_the_same_name(called, checkout, monkeypatch):
     assert set(frame.loc[frame['time_ms.median'] == 2.0, 'measurement']) == {'growth', 'tiny-fp32', 'growth-pooled'}
 
 
+def test_first_measurement_of_a_machine(called, checkout, monkeypatch):
+    run_here(monkeypatch, '--out-dir', 'new', '--doc', 'page/page.md', '--only', 'tiny-fp32')
+    [path] = (checkout / 'page').glob('*.csv')
+    assert set(pd.read_csv(path)['measurement']) == {'tiny-fp32'}
+    assert not list((checkout / 'page' / 'images').iterdir()), 'nothing to plot'
+
+
+def test_failed_measurements_are_named(checkout, monkeypatch):
+    monkeypatch.setattr('subprocess.run', lambda *_, **__: type('Done', (), dict(returncode=1)))
+    with pytest.raises(SystemExit, match='error: no results in new: every measurement failed, see the logs there'):
+        run_here(monkeypatch, '--out-dir', 'new', '--doc', 'page/page.md', '--only', 'tiny-fp32')
+
+
 def test_unwritable_readme_is_found_before_the_work(called, checkout, monkeypatch):
     (checkout / 'README.md').unlink()
     (checkout / 'README.md').mkdir()

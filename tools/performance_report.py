@@ -84,6 +84,8 @@ def measure(name: str, args: argparse.Namespace, console: Console) -> bool:
 def write_results(folder: Path, out_dir: Path) -> Path:
     """Write the JSON results in ``folder`` to the results file of this machine in ``out_dir``."""
     reports = {path.stem: json.loads(path.read_text()) for path in folder.glob('*.json') if path.stem in MEASUREMENTS}
+    if not reports:
+        raise UserError(f'no results in {folder}: every measurement failed, see the logs there')
     rows = []
     for name, report in reports.items():
         machine, versions = report['machine'], report['machine']['versions']
@@ -124,10 +126,12 @@ def draw(rows: list[dict], joined: list[dict], folder: Path) -> None:
     """Draw the plots of the page."""
     folder.mkdir(exist_ok=True)
     labels = [f'{row["title"]}\n{row["mode"]}' for row in joined]
-    save(folder / 'ratios.png', lambda axes: plot_ratios(joined, axes, labels), height=0.45 * len(joined) + 1)
+    if joined:
+        save(folder / 'ratios.png', lambda axes: plot_ratios(joined, axes, labels), height=0.45 * len(joined) + 1)
     # sweeps share sizes: the first measurement of each counts
     swept = {(row['config'], row['swept.size']): row for row in reversed(rows) if 'swept.size' in row}
-    save(folder / 'latency.png', lambda axes: plot_growth(list(swept.values()), axes))
+    if swept:
+        save(folder / 'latency.png', lambda axes: plot_growth(list(swept.values()), axes))
 
 
 def renewed(page: str, text: str) -> str:

@@ -18,7 +18,7 @@ GemmTimes = dict[tuple[str, Gemm], list[float]]  # milliseconds by round, by dty
 def measure(
     candidates: Sequence[Candidate],
     stages: bool = False,
-    on_step: Callable[[str], None] = lambda description: None,
+    on_step: Callable[[str], None] = lambda name: None,
     **options,
 ) -> dict:
     """Time candidates and the largest GEMMs of their networks in the same interleaved rounds.
