@@ -30,7 +30,7 @@ IMAGES = 5  # an odd number, which two processes cannot share evenly
 # No layer mixes images (BatchNorm would, since SyncBN needs GPUs), only the sampler is random, and SGD keeps the size
 # of a difference between gradients. Some parameters of the segmentor have no effect and are frozen.
 COMMON = f"""
-backbone = dict({tiny_backbone(img_size=32)!r}, _delete_=True)
+backbone = dict({tiny_backbone(img_size=32, rw_head=dict(type='LinearAttention'))!r}, _delete_=True)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.01), clip_grad=dict(max_norm=0.5))
 param_scheduler, custom_hooks = [], []
