@@ -3,9 +3,11 @@
 import copy
 import difflib
 import inspect
+import io
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 
 from mmengine import registry as mmengine_registries
@@ -61,6 +63,9 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f'config not found: {path}')
+    with redirect_stdout(io.StringIO()):  # OneDL's packages print "Could not import OneDL" when they are imported
+        import_module('mmseg.datasets')
+        import_module('mmpretrain.datasets')
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is Python code and may raise anything
