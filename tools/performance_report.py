@@ -168,7 +168,8 @@ def main() -> None:
         for page, file in zip(pages, files, strict=True):
             link = Path(os.path.relpath(source, page.parent)).as_posix()
             old = page.read_text() if page.is_file() else '# Performance\n'
-            file.write_text(renewed(old, f'{table(joined)}\n\n{origin}; [{source.name}]({link}).'))
+            shown = [row for row in joined if page != README or row['mode'] in PLAN['readme']]
+            file.write_text(renewed(old, f'{table(shown)}\n\n{origin}; [{source.name}]({link}).'))
     console.print(f'wrote {", ".join(map(str, pages))} from {source}', soft_wrap=True)
     if failed:
         raise UserError(f'these measurements failed: {", ".join(failed)}, see the logs in {args.out_dir}')
