@@ -2,6 +2,7 @@
 
 import fcntl
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -76,7 +77,7 @@ def write_study(path, configs, blue_marble, iterations=2, **content):
     """A study of two blocks and one test tile, whose loaders run in the main process."""
     options = {
         'train_cfg.max_iters': iterations,
-        'train_cfg.val_interval': 1,
+        'train_cfg.val_interval': iterations // 2,
         'train_dataloader.batch_size': 2,
         'model.backbone.out_indices': [0, 0, 1, 1],
         'default_hooks.checkpoint.interval': 1,
@@ -156,12 +157,10 @@ def test_finished_runs_are_skipped(studied, run_tool):
     assert (folder / 'results/tiny/runs.csv').read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ('kind', 'iterations'), [(signal.SIGTERM, 12), (signal.SIGKILL, 40)], ids=['SIGTERM', 'SIGKILL']
-)
-def test_stop_and_resume(kind, iterations, run_tool, blue_marble, tmp_path):
-    """The training that SIGKILL leaves behind holds its folder, and a later call resumes it."""
-    study = write_study(tmp_path / 'long.yml', dict(A=DEMO), blue_marble, iterations=iterations)
+@pytest.mark.parametrize('kind', [signal.SIGTERM, signal.SIGKILL], ids=['SIGTERM', 'SIGKILL'])
+def test_stop_and_resume(kind, run_tool, blue_marble, tmp_path):
+    """SIGKILL leaves the training running, which holds the lock of its folder until it ends."""
+    study = write_study(tmp_path / 'long.yml', dict(A=DEMO), blue_marble, iterations=12)
     command = [sys.executable, str(ROOT / 'tools/study.py'), str(study), *map(str, arguments(tmp_path))]
     env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -170,19 +169,18 @@ def test_stop_and_resume(kind, iterations, run_tool, blue_marble, tmp_path):
     assert process.wait(60) == (128 + signal.SIGTERM if kind == signal.SIGTERM else -signal.SIGKILL)
     assert not (tmp_path / 'results/long/runs.csv').exists()
     [folder] = tmp_path.glob('work/long/A/*')
-    if kind == signal.SIGKILL:
-        stopped = run_tool('study.py', study, *arguments(tmp_path))
-        assert f'another process is still running in {folder}' in stopped.stderr
     with (folder / 'lock').open() as lock:
         wait_for(lambda: is_free(lock))
+        locked = run_tool('study.py', study, *arguments(tmp_path))
+        assert f'another process is still running in {folder}' in locked.stderr
     assert run_tool('study.py', study, *arguments(tmp_path)).returncode == 0
     assert len(pd.read_csv(tmp_path / 'results/long/runs.csv')) == 1
-    log = (folder / 'log.txt').read_text()
-    assert log.count(f'Iter(train) [ 1/{iterations}]') == 1, 'the second call went on where the first was'
-    assert log.count(f'Iter(train) [{iterations}/{iterations}]') == 1
+    scalars = ''.join(path.read_text() for path in folder.glob('train/*/vis_data/scalars.json')).splitlines()
+    steps = [line['step'] for line in map(json.loads, scalars) if 'loss' in line]
+    assert sorted(steps) == list(range(1, 13)), 'no iteration was repeated or left out'
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

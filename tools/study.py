@@ -51,30 +51,15 @@ PROGRESS = re.compile(r'(?:Iter|Epoch)\(train\)\s+(?:\[(\d+)\])?\[\s*(\d+)/(\d+)
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        'study', help=f'study file, or one of {", ".join(sorted(p.stem for p in STUDIES.glob("*.yml")))}'
-    )
+    names = ', '.join(sorted(path.stem for path in STUDIES.glob('*.yml')))
+    parser.add_argument('study', help=f'study file, or one of {names}')
     parser.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at a time (default: 1)')
-    parser.add_argument(
-        '--time', action='store_true', help='measure the speed of all models instead; needs a quiet machine'
-    )
+    parser.add_argument('--time', action='store_true', help='only time all models; needs a quiet machine')
     parser.add_argument('--report', action='store_true', help='only write the report from the CSV files')
-    parser.add_argument(
-        '--results', type=Path, default=Path('results'), help='folder of the CSV files (default: results)'
-    )
-    parser.add_argument(
-        '--docs', type=Path, default=Path('docs/study.md'), help='page of the report (default: docs/study.md)'
-    )
-    parser.add_argument(
-        '--work-dir', type=Path, default=Path('work_dirs/studies'), help='logs and checkpoints (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        help='override settings of every config, as key=value',
-    )
+    parser.add_argument('--results', type=Path, default=Path('results'), help='folder of the CSV files')
+    parser.add_argument('--docs', type=Path, default=Path('docs/study.md'), help='page of the report')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'), help='logs and checkpoints')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='overrides of every config')
     return parser.parse_args()
 
 
@@ -96,9 +81,7 @@ def load_study(name: str) -> tuple[str, dict]:
         optional = ', '.join(sorted(known - required))
         raise UserError(f'study {path} needs the keys {", ".join(sorted(required))} and may have {optional}')
     if not {'name', 'values', 'keys'} <= set(study['repeats']):
-        raise UserError(
-            f'study {path}: repeats needs name (such as fold), values and keys (the settings that take a value)'
-        )
+        raise UserError(f'study {path}: repeats needs name (such as fold), values and keys (settings that take one)')
     if unknown := {model for pair in study.get('comparisons', []) for model in pair} - study['configs'].keys():
         raise UserError(f'study {path} compares {", ".join(sorted(unknown))}, not one of its configs')
     return path.stem, study
@@ -364,7 +347,7 @@ def run_study(runs: list[Run], study: dict, folder: Path, jobs: int, console: Co
 
 def time_models(runs: list[Run], study: dict, work_dir: Path, folder: Path) -> None:
     """Time one run of each model, interleaved, and write speed.csv."""
-    models = {run.model: run for run in reversed(runs)}
+    models = {run.model: run for run in runs if run.repeat == runs[0].repeat}
     for run in models.values():
         with atomic_path(run.config) as path:
             run.cfg.dump(path)

@@ -42,7 +42,7 @@ def results_table(runs: pd.DataFrame, study: dict, speed: pd.DataFrame | None) -
         rows[model] = row | {name.removeprefix('IoU.'): f'{chosen[name].mean():.1f}' for name in classes}
         if speed is not None and model in speed.index:
             rows[model] |= {'ms': f'{speed.ms[model]:.1f}', 'GMACs': f'{speed.GMACs[model]:.2f}'}
-    return pd.DataFrame.from_dict(rows, orient='index').fillna('–')
+    return pd.DataFrame.from_dict(rows, orient='index').fillna('–').replace('nan', '–')
 
 
 def paired_differences(runs: pd.DataFrame, study: dict, repeat: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-# 4,000 iterations of 4 full images, 44 epochs.
+# 4,000 iterations; 44 epochs of CamVid at 4 images each.
 _base_ = './blue_marble_demo.py'
 param_scheduler = _base_.param_scheduler
 param_scheduler[0].end = param_scheduler[1].begin = 400

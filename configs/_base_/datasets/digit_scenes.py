@@ -1,0 +1,36 @@
+_base_ = './ade20k_512x512.py'
+dataset_type = 'mmvittm.DigitScenesDataset'
+data_root = 'data/blue_marble'
+data_help = (
+    'make the backgrounds with `python tools/dataset_converters/blue_marble.py` (needs `pip install "mmvittm[demo]"`)'
+)
+crop_size = (256, 256)
+# Scenes are as large as the crops, and their labels are at full size: no resizing, cropping or flipping.
+train_pipeline = [dict(type='mmvittm.MakeDigitScene'), dict(type='PackSegInputs')]
+test_pipeline = train_pipeline
+tta_pipeline = None
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=2,
+    dataset=dict(
+        _delete_=True,
+        type=dataset_type,
+        data_root=data_root,
+        num_scenes=100000,
+        side=crop_size[0],
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    num_workers=1,
+    dataset=dict(
+        _delete_=True,
+        type=dataset_type,
+        data_root=data_root,
+        held_out=True,
+        num_scenes=500,
+        side=crop_size[0],
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader

@@ -1,0 +1,77 @@
+"""Digit scenes: they depend on number and seed alone, and labels, masks and boxes agree."""
+
+import json
+
+import numpy as np
+import pytest
+from mmseg.registry import DATASETS
+from PIL import Image
+
+import mmvittm  # noqa: F401  (makes the scope known)
+from mmvittm.datasets.digit_scenes import load_digits, make_scene
+from mmvittm.errors import UserError
+
+
+@pytest.fixture(scope='module')
+def backgrounds(blue_marble):
+    return sorted((blue_marble / 'images/training').iterdir())
+
+
+@pytest.mark.parametrize('side', [256, 512])
+def test_a_scene_depends_on_number_and_seed_alone(backgrounds, side):
+    first, again = (make_scene(5, 0, side, backgrounds, False) for _ in range(2))
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.masks, again.masks)
+    assert first.image.shape == (side, side, 3)
+    for other in (make_scene(6, 0, side, backgrounds, False), make_scene(5, 1, side, backgrounds, False)):
+        assert not np.array_equal(first.image, other.image)
+
+
+def test_masks_partition_the_labels(backgrounds):
+    for number in range(20):
+        scene = make_scene(number, 0, 256, backgrounds, False)
+        assert scene.masks.any((1, 2)).all()
+        assert scene.masks.sum(0).max() <= 1
+        painted = sum(mask * (digit + 1) for mask, digit in zip(scene.masks, scene.digits, strict=True))
+        np.testing.assert_array_equal(scene.labels, painted)
+
+
+def test_held_out_digits_are_never_trained_on():
+    training, held_out = (load_digits(side)[0].reshape(-1, 784) for side in (False, True))
+    assert (len(training), len(held_out)) == (4000, 1000)
+    assert not {image.tobytes() for image in training} & {image.tobytes() for image in held_out}
+
+
+def test_dataset_makes_its_scenes(blue_marble):
+    pipeline = [dict(type='mmvittm.MakeDigitScene'), dict(type='mmseg.PackSegInputs')]
+    options = dict(data_root=str(blue_marble), num_scenes=4, side=256, pipeline=pipeline)
+    training, held_out = (
+        DATASETS.build(dict(type='mmvittm.DigitScenesDataset', held_out=side, **options)) for side in (False, True)
+    )
+    assert len(training) == 4
+    columns = [{path[-6:-4] for path in dataset.get_data_info(0)['backgrounds']} for dataset in (training, held_out)]
+    assert columns[1] == {'02', '08', '14'}
+    assert not columns[0] & columns[1]
+    item = training[3]
+    assert item['inputs'].shape == (3, 256, 256)
+    assert set(np.unique(item['data_samples'].gt_sem_seg.data)) <= set(range(11))
+
+
+def test_a_side_that_is_too_small(blue_marble):
+    with pytest.raises(UserError, match='a side of at least 192 pixels, not 64'):
+        DATASETS.build(dict(type='mmvittm.DigitScenesDataset', data_root=str(blue_marble), side=64))
+
+
+def test_folder_and_coco(run_tool, blue_marble, tmp_path):
+    out = tmp_path / 'scenes'
+    done = run_tool('dataset_converters/digit_scenes.py', out, '--backgrounds', blue_marble, '--scenes', 3)
+    assert done.returncode == 0, done.stderr
+    coco = json.loads((out / 'instances.json').read_text())
+    assert len(coco['images']) == len(list((out / 'images').iterdir())) == 3
+    for entry in coco['annotations']:
+        labels = np.array(Image.open(out / 'annotations' / f'{entry["image_id"]:06d}.png'))
+        left, top, width, height = entry['bbox']
+        inside = labels[top : top + height, left : left + width] == entry['category_id']
+        assert inside.sum() >= entry['area'] > 0
+        assert inside.any(0)[[0, -1]].all()
+        assert inside.any(1)[[0, -1]].all()

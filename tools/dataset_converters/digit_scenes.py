@@ -1,0 +1,98 @@
+"""Write digit scenes to a folder: images, label maps, and instances.json with boxes and masks in COCO's format.
+
+Training needs no folder, since mmvittm.DigitScenesDataset makes the same scenes when it loads them. To look at some:
+
+    python tools/dataset_converters/digit_scenes.py --grid scenes.png
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from mmvittm.apis.cli import run_tool
+from mmvittm.datasets import DigitScenesDataset
+from mmvittm.datasets.digit_scenes import Scene, make_scene
+from mmvittm.fileio import atomic_folder, atomic_path
+
+PALETTE = np.uint8(DigitScenesDataset.METAINFO['palette'])
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'out_dir', nargs='?', type=Path, default=Path('data/digit_scenes'), help='(default: %(default)s)'
+    )
+    parser.add_argument('--grid', type=Path, metavar='PNG', help='only draw 12 scenes and their labels into this file')
+    parser.add_argument('--backgrounds', default='data/blue_marble', help='Blue Marble data set (default: %(default)s)')
+    parser.add_argument('--fold', type=int, default=2, help='fold of the backgrounds (default: 2)')
+    parser.add_argument('--held-out', action='store_true', help='held-out backgrounds and digits')
+    parser.add_argument('--scenes', type=int, default=1000, help='number of scenes (default: 1000)')
+    parser.add_argument('--side', type=int, default=256, help='pixels: 256, 512 or 1024 (default: 256)')
+    parser.add_argument('--seed', type=int, default=0, help='(default: 0)')
+    return parser.parse_args()
+
+
+def grid(scenes: list[Scene]) -> Image.Image:
+    """Scenes in three rows, each above its labels."""
+    pairs = [np.concatenate([scene.image, PALETTE[scene.labels]]) for scene in scenes]
+    columns = len(pairs) // 3
+    return Image.fromarray(
+        np.concatenate([np.concatenate(pairs[i : i + columns], 1) for i in range(0, len(pairs), columns)])
+    )
+
+
+def annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
+    """Instances of a scene as COCO has them: category 1 to 10, box ``[x, y, w, h]``, polygons of the visible pixels."""
+    entries = []
+    for digit, mask in zip(scene.digits, scene.masks, strict=True):
+        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        entries.append(
+            dict(
+                id=first_id + len(entries),
+                image_id=image_id,
+                category_id=int(digit) + 1,
+                bbox=list(cv2.boundingRect(mask.astype(np.uint8))),
+                area=int(mask.sum()),
+                segmentation=[contour.ravel().tolist() for contour in contours if len(contour) > 2],
+                iscrowd=0,
+            )
+        )
+    return entries
+
+
+def main() -> None:
+    args = parse_args()
+    console = Console()
+    count = 12 if args.grid else args.scenes
+    dataset = DigitScenesDataset(args.backgrounds, args.fold, args.held_out, count, args.side, args.seed)
+    keys = ('number', 'seed', 'side', 'backgrounds', 'held_out')
+    scenes = (make_scene(**{key: entry[key] for key in keys}) for entry in dataset.load_data_list())
+    if args.grid:
+        with atomic_path(args.grid) as path:
+            grid(list(scenes)).save(path)
+        console.print(f'Wrote {args.grid}', soft_wrap=True)
+        return
+    coco = dict(images=[], annotations=[], categories=[dict(id=i + 1, name=str(i)) for i in range(10)])
+    with atomic_folder(args.out_dir) as folder:
+        for kind in ('images', 'annotations'):
+            (folder / kind).mkdir()
+        for number, scene in enumerate(
+            track(scenes, 'Writing scenes', total=args.scenes, console=Console(stderr=True))
+        ):
+            name = f'{number:06d}.png'
+            Image.fromarray(scene.image).save(folder / 'images' / name)
+            Image.fromarray(scene.labels).save(folder / 'annotations' / name)
+            coco['images'].append(dict(id=number, file_name=name, height=args.side, width=args.side))
+            coco['annotations'] += annotations(scene, number, len(coco['annotations']) + 1)
+        (folder / 'instances.json').write_text(json.dumps(coco))
+    console.print(f'Wrote {args.out_dir}: {args.scenes} scenes, {len(coco["annotations"])} digits', soft_wrap=True)
+
+
+if __name__ == '__main__':
+    run_tool(main)
