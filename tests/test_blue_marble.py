@@ -11,7 +11,8 @@ import pytest
 from mmseg.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
-import mmvittm  # noqa: F401  (makes the scope known to mmseg's registries)
+import mmvittm
+from mmvittm.apis.config import load_config
 from mmvittm.errors import UserError
 from mmvittm.fileio import installed_file, replace_folder
 
@@ -87,6 +88,47 @@ def test_validation_is_three_whole_columns(blue_marble):
     }
     assert columns['validation'] == {'c02', 'c08', 'c14'}
     assert columns['training'] == {f'c{i:02d}' for i in range(18)} - columns['validation']
+
+
+def test_folds_partition_the_tiles_by_column(blue_marble):
+    tiles = {path.name for path in blue_marble.glob('images/*/*.png')}
+    held_out_once = []
+    for fold in range(6):
+        held_out, training = (
+            {Path(item['img_path']).name for item in build(blue_marble, '', fold=fold, held_out=side)}
+            for side in (True, False)
+        )
+        assert held_out | training == tiles
+        assert not held_out & training
+        assert {name[-6:-4] for name in held_out} == {f'{column:02d}' for column in (fold, fold + 6, fold + 12)}
+        held_out_once += held_out
+    assert sorted(held_out_once) == sorted(tiles)
+
+
+def test_fold_2_is_the_split_on_disk(blue_marble):
+    """In the same order, so that a seed draws the same samples as without folds."""
+    for split, held_out in (('training', False), ('validation', True)):
+        fold = build(blue_marble, '', fold=2, held_out=held_out)
+        split = build(blue_marble, split)
+        assert [item['img_path'] for item in fold] == [item['img_path'] for item in split]
+        assert [item['seg_map_path'] for item in fold] == [item['seg_map_path'] for item in split]
+
+
+@pytest.mark.parametrize('fold', [-1, 6, '2', 1.5])
+def test_unknown_fold(blue_marble, fold):
+    with pytest.raises(UserError, match='has the folds 0 to 5, not'):
+        build(blue_marble, fold=fold)
+
+
+def test_one_variable_selects_the_fold(monkeypatch):
+    config = mmvittm.configs_dir() / '_base_/datasets/blue_marble.py'
+    for fold in (2, 4):
+        cfg = load_config(config)
+        datasets = [cfg[f'{loader}_dataloader'].dataset for loader in ('train', 'val', 'test')]
+        assert [(data.fold, data.get('held_out', False)) for data in datasets] == [
+            (fold, held_out) for held_out in (False, True, True)
+        ]
+        monkeypatch.setenv('BLUE_MARBLE_FOLD', '4')
 
 
 @pytest.mark.parametrize(
@@ -263,10 +305,16 @@ def test_bad_output_exits_with_one_sentence(run_tool, tmp_path):
 # The data set class and CheckLabels
 
 
-def build(root, split='validation', pipeline=()):
+def build(root, split='validation', pipeline=(), **options):
     prefix = dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}')
     return DATASETS.build(
-        dict(type='mmvittm.BlueMarbleDataset', data_root=str(root), data_prefix=prefix, pipeline=list(pipeline))
+        dict(
+            type='mmvittm.BlueMarbleDataset',
+            data_root=str(root),
+            data_prefix=prefix,
+            pipeline=list(pipeline),
+            **options,
+        )
     )
 
 

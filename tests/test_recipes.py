@@ -1,4 +1,4 @@
-"""The classification recipes: the authors' values, what is decayed, what the schedule comes to, and that they train."""
+"""The classification recipes: the authors' values, weight decay, the learning rate schedule, and a training step."""
 
 import math
 
@@ -21,19 +21,19 @@ CLASSIFIERS = sorted(
     for path in CONFIGS.glob(f'vit*/*{data}.py')
 )
 
-# reference.md §3, and the column each config answers. Warm-up: steps, start; cosine: end.
+# The authors' table (docs/recipe.md). warmup: steps; min_lr: end of the cosine.
 _COLUMNS = dict(
     pretrain=dict(
-        classes=10450, batch=4096, lr=1.5e-4, decay=0.03, warmup=10000, min_lr=1e-7, randaugment=(2, 15), mixup=0.5,
-        cutmix=False, erasing=None, drop_path=0.0, bce=False,
+        classes=10450, batch=4096, lr=1.5e-4, decay=0.03, warmup=10000, min_lr=1e-7, randaugment=(2, 15),
+        mixes=dict(Mixup=0.5), erasing=[], drop_path=0.0, bce=False,
     ),
     small=dict(
-        classes=1000, batch=4096, lr=1.75e-4, decay=0.03, warmup=3000, min_lr=1e-6, randaugment=(2, 15), mixup=0.5,
-        cutmix=True, erasing=0.25, drop_path=0.1, bce=True,
+        classes=1000, batch=4096, lr=1.75e-4, decay=0.03, warmup=3000, min_lr=1e-6, randaugment=(2, 15),
+        mixes=dict(Mixup=0.5, CutMix=1.0), erasing=[0.25], drop_path=0.1, bce=True,
     ),
     base=dict(
-        classes=1000, batch=2048, lr=2.5e-5, decay=0.1, warmup=3000, min_lr=1e-7, randaugment=(3, 20), mixup=0.8,
-        cutmix=True, erasing=0.25, drop_path=0.2, bce=True,
+        classes=1000, batch=2048, lr=2.5e-5, decay=0.1, warmup=3000, min_lr=1e-7, randaugment=(3, 20),
+        mixes=dict(Mixup=0.8, CutMix=1.0), erasing=[0.25], drop_path=0.2, bce=True,
     ),
 )  # fmt: skip
 PAPER = {
@@ -53,32 +53,44 @@ def steps_of(cfg, kind):
 
 
 @pytest.mark.parametrize(('config', 'column'), PAPER.items())
-def test_every_value_of_the_authors_table(config, column):
+def test_the_authors_values(config, column):
     cfg, want = load_config(CONFIGS / config), _COLUMNS[column]
     gpus = int(config.split('xb')[0].rsplit('_', 1)[1])
-    assert gpus * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == want['batch']
-    assert (cfg.model.head.num_classes, cfg.data_preprocessor.num_classes) == (want['classes'], want['classes'])
-    assert cfg.train_cfg.max_epochs == 300
-    optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', want['lr'], want['decay'])
-    warmup, cosine = cfg.param_scheduler
-    assert (warmup.by_epoch, warmup.end, cosine.eta_min) == (False, want['warmup'], want['min_lr'])
+    optimizer, (warmup, cosine), (randaugment,), (ema,) = (
+        cfg.optim_wrapper.optimizer, cfg.param_scheduler, steps_of(cfg, 'RandAugment'), cfg.custom_hooks
+    )  # fmt: skip
+    assert want == dict(
+        classes=cfg.model.head.num_classes,
+        batch=gpus * cfg.train_dataloader.batch_size,
+        lr=optimizer.lr,
+        decay=optimizer.weight_decay,
+        warmup=warmup.end,
+        min_lr=cosine.eta_min,
+        randaugment=(randaugment.num_policies, randaugment.magnitude_level),
+        mixes={mix.type: mix.alpha for mix in cfg.data_preprocessor.batch_augments.augments},
+        erasing=[step.erase_prob for step in steps_of(cfg, 'RandomErasing')],
+        drop_path=cfg.model.backbone.drop_path_rate,
+        bce=cfg.model.head.loss.get('use_sigmoid', False),
+    )
+    assert (cfg.auto_scale_lr.base_batch_size, cfg.data_preprocessor.num_classes) == (want['batch'], want['classes'])
+    assert (optimizer.type, cfg.train_cfg.max_epochs, warmup.by_epoch) == ('AdamW', 300, False)
     assert warmup.start_factor * optimizer.lr == pytest.approx(1e-6)
-    (randaugment,) = steps_of(cfg, 'RandAugment')
-    assert (randaugment.num_policies, randaugment.magnitude_level) == want['randaugment']
-    assert [step.erase_prob for step in steps_of(cfg, 'RandomErasing')] == ([0.25] if want['erasing'] else [])
-    mixes = {mix.type: mix.alpha for mix in cfg.data_preprocessor.batch_augments.augments}
-    assert mixes == dict(Mixup=want['mixup']) | (dict(CutMix=1.0) if want['cutmix'] else {})
-    assert cfg.model.backbone.drop_path_rate == want['drop_path']
-    assert cfg.model.head.loss.get('use_sigmoid', False) == want['bce']
     assert cfg.optim_wrapper.clip_grad.max_norm == 1.0
-    (ema,) = cfg.custom_hooks
     assert (ema.type, ema.momentum) == ('EMAHook', pytest.approx(1 - 0.999))
+
+
+@pytest.mark.parametrize('config', [config for config, column in PAPER.items() if column != 'pretrain'])
+def test_fine_tuning_starts_from_its_own_pretraining(config):
+    init = load_config(CONFIGS / config).model.backbone.init_cfg
+    folder, name = config.split('/')
+    pretraining = f'{name.split("_in21k")[0]}_32xb128-300e_in21k-p'
+    assert init == dict(type='Pretrained', prefix='backbone.', checkpoint=f'work_dirs/{pretraining}/epoch_300.pth')
+    assert (CONFIGS / folder / f'{pretraining}.py').is_file()
 
 
 @pytest.mark.parametrize('config', CLASSIFIERS)
 def test_every_classifier_builds_and_classifies(config):
-    """On the meta device: shapes are computed, nothing else."""
+    """On the meta device, which computes shapes only."""
     cfg = load_config(CONFIGS / config)
     model = build_model(cfg).eval().to('meta')
     side = cfg.model.backbone.img_size
@@ -119,7 +131,7 @@ def test_no_decay_on_norms_biases_and_position_embeddings(config):
         assert decay == (0.0 if parameter.ndim == 1 or name.endswith('pos_embed') else 0.1), name
 
 
-def test_the_schedule_warms_up_by_steps_and_ends_at_the_least_rate():
+def test_the_schedule_warms_up_by_steps():
     cfg = load_config(CONFIGS / 'vittm/vittm-b_28-28_in21k-p-pre_16xb128-300e_in1k.py')
     steps_per_epoch = 20  # of 626: the warm-up must not depend on it
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=2.5e-5)
@@ -139,7 +151,7 @@ def test_the_schedule_warms_up_by_steps_and_ends_at_the_least_rate():
             scheduler.step()
     assert rates[0] == pytest.approx(1e-6)
     assert rates.index(max(rates)) < 3000
-    # half the way the cosine alone acts
+    # at half the schedule only the cosine acts
     assert rates[3000] == pytest.approx(1e-7 + (2.5e-5 - 1e-7) * (1 + math.cos(math.pi / 2)) / 2, rel=0.02)
     assert rates[-1] == pytest.approx(1e-7, rel=0.05)
 
@@ -149,7 +161,7 @@ def test_the_schedule_warms_up_by_steps_and_ends_at_the_least_rate():
     [(11060223, 32, 2701, 810300), (1281167, 32, 313, 93900), (1281167, 16, 626, 187800)],
 )
 def test_the_arithmetic_of_the_comments(images, gpus, steps, all_steps, monkeypatch):
-    """By mmengine's own sampler, as a rank of a distributed run gets it."""
+    """Counts the samples of one rank with mmengine's own sampler."""
     monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda: (0, gpus))
     sampler = DATA_SAMPLERS.build(dict(type='DefaultSampler', dataset=range(images)))
     assert math.ceil(len(sampler) / 128) == steps
@@ -177,7 +189,7 @@ DECAY = {
     ],
 )
 def test_layer_wise_decay_is_an_option(config, options, head):
-    """As docs/recipe.md gives it; block i of 12 learns at 0.75^(12-i) of the head's rate."""
+    """The command of docs/recipe.md: block i of 12 learns at 0.75^(12-i) of the head's rate."""
     cfg = load_config(CONFIGS / 'vittm' / config, options)
     model = build_model(cfg).to('meta')
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -218,7 +230,7 @@ TINY = dict(vit=_ARCH, vittm=_ARCH | dict(rw_head=dict(type='LinearAttention', l
 
 @pytest.mark.parametrize('config', CLASSIFIERS)
 def test_every_recipe_steps(config):
-    """Its own preprocessing, mixing, loss and optimizer, with a tiny backbone on random images."""
+    """One training step with the recipe's preprocessing, mixing, loss and optimizer, and a tiny backbone."""
     torch.manual_seed(0)
     cfg = load_config(CONFIGS / config)
     cfg.model.backbone.update(TINY[config.split('/')[0]])

@@ -3,9 +3,9 @@ custom_imports = dict(imports=['mmvittm'], allow_failed_imports=False)
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl', timeout=600),  # seconds until a process that does not answer is given up
+    dist_cfg=dict(backend='nccl', timeout=600),  # seconds to wait for the other processes
 )
-# Models say BN, which runs anywhere; the runner turns it into SyncBN when training is distributed.
+# Models use BN, which runs on any device; distributed training converts it to SyncBN.
 sync_bn = 'torch'
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')

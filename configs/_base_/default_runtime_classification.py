@@ -1,4 +1,4 @@
-# What mmpretrain needs where mmsegmentation needs something else.
+# Runtime settings for mmpretrain; the base is for mmsegmentation.
 _base_ = './default_runtime.py'
 default_scope = 'mmpretrain'
 visualizer = dict(type='UniversalVisualizer')

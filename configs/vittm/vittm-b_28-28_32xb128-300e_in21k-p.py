@@ -3,7 +3,4 @@ _base_ = [
     '../_base_/recipes/in21k-p.py',
     '../_base_/default_runtime_classification.py',
 ]
-model = dict(
-    backbone=dict(drop_path_rate=_base_.drop_path_rate),
-    head=dict(num_classes=_base_.num_classes, loss=_base_.loss),
-)
+model = _base_.classifier

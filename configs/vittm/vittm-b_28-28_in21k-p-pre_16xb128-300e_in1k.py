@@ -3,15 +3,5 @@ _base_ = [
     '../_base_/recipes/in1k_base.py',
     '../_base_/default_runtime_classification.py',
 ]
-model = dict(
-    backbone=dict(
-        drop_path_rate=_base_.drop_path_rate,
-        # the averaged weights of the pretraining; --cfg-options model.backbone.init_cfg=None trains from scratch
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='work_dirs/vittm-b_28-28_32xb128-300e_in21k-p/epoch_300.pth',
-            prefix='backbone.',
-        ),
-    ),
-    head=dict(num_classes=_base_.num_classes, loss=_base_.loss),
-)
+model = _base_.classifier
+model.backbone.init_cfg.checkpoint = 'work_dirs/vittm-b_28-28_32xb128-300e_in21k-p/epoch_300.pth'

@@ -1,5 +1,8 @@
+from pathlib import Path
+
 from mmseg.datasets import BaseSegDataset
 
+from ..errors import UserError
 from ..registry import DATASETS
 
 
@@ -15,6 +18,9 @@ class BlueMarbleDataset(BaseSegDataset):
         img_suffix (str): Suffix of the images. Defaults to '.png'.
         seg_map_suffix (str): Suffix of the label maps. Defaults to '.png'.
         reduce_zero_label (bool): Must stay False: label 0 is water, a class. Defaults to False.
+        fold (int, optional): Keep the tiles of one side of this fold, 0 to 5. Fold ``k`` holds out the tile columns
+            ``k``, ``k + 6`` and ``k + 12``. Defaults to None, all tiles.
+        held_out (bool): Keep the held-out tiles of ``fold`` instead of the training tiles. Defaults to False.
         **kwargs: As for :class:`mmseg.datasets.BaseSegDataset`.
     """
 
@@ -30,7 +36,32 @@ class BlueMarbleDataset(BaseSegDataset):
         ],
     )
 
-    def __init__(self, img_suffix='.png', seg_map_suffix='.png', reduce_zero_label=False, **kwargs):
+    FOLDS = 6
+
+    def __init__(
+        self,
+        img_suffix: str = '.png',
+        seg_map_suffix: str = '.png',
+        reduce_zero_label: bool = False,
+        fold: int | None = None,
+        held_out: bool = False,
+        **kwargs,
+    ) -> None:
+        if fold not in (None, *range(self.FOLDS)):
+            raise UserError(f'BlueMarbleDataset has the folds 0 to {self.FOLDS - 1}, not {fold!r}')
+        self.fold = fold
+        self.held_out = held_out
         super().__init__(
             img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, reduce_zero_label=reduce_zero_label, **kwargs
         )
+
+    def load_data_list(self) -> list[dict]:
+        """List the tiles of the chosen side of the fold."""
+        tiles = super().load_data_list()
+        if self.fold is None:
+            return tiles
+        return [tile for tile in tiles if (self._column(tile) % self.FOLDS == self.fold) == self.held_out]
+
+    @staticmethod
+    def _column(tile: dict) -> int:
+        return int(Path(tile['img_path']).stem[-2:])  # r{row}_c{column:02d}.png

@@ -1,3 +1,4 @@
+# A multiple of the 28-pixel patches.
 _base_ = './ade20k_512x512.py'
 crop_size = (504, 504)
 train_pipeline = _base_.train_pipeline

@@ -18,7 +18,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    # after Resize: predictions are compared at the annotation's own size
+    # after Resize, so that predictions are compared at the original size of the annotation
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]

@@ -3,7 +3,7 @@ data_root = 'data/fashion_mnist'
 data_help = (
     'make it with `python tools/dataset_converters/fashion_mnist.py` (it needs `apt-get install dataset-fashion-mnist`)'
 )
-# Clothes hang straight, and their mirror images are clothes.
+# Garments are upright, and their mirror images are valid garments.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),

@@ -1,6 +1,6 @@
-# 1,281,167 images to train with, 50,000 for validation. Where the authors' table is silent: the crop is the usual one
-# (8 to 100 % of the image); magnitudes of RandAugment count to 30, torchvision's scale, which both 15 and 20 lie on;
-# what is erased is filled with noise.
+# 1,281,167 training and 50,000 validation images. The authors' table leaves three settings open; here the random crop
+# covers 8 to 100 % of the image, RandAugment's magnitudes are out of 30 (torchvision's scale) and RandomErasing fills
+# with noise.
 dataset_type = 'ImageNet'
 data_root = 'data/imagenet'
 data_help = (

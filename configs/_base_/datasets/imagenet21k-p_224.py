@@ -1,5 +1,5 @@
-# ImageNet-21k-P of winter 2021 (Ridnik et al., ImageNet-21K Pretraining for the Masses): 11,060,223 images to train
-# with, 522,500 for validation, in a folder for each of the 10,450 classes.
+# ImageNet-21k-P, winter 2021 (Ridnik et al., ImageNet-21K Pretraining for the Masses): 11,060,223 training and 522,500
+# validation images, one folder for each of the 10,450 classes.
 _base_ = './imagenet1k_224.py'
 data_root = 'data/imagenet21k-p'
 data_help = (

@@ -1,4 +1,4 @@
-# The baseline: mmpretrain's ViT, classified from its class token.
+# Baseline: mmpretrain's ViT with its class token.
 model = dict(
     type='ImageClassifier',
     backbone=dict(type='VisionTransformer', arch='base', img_size=224, patch_size=16),

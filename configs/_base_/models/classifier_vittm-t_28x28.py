@@ -1,4 +1,4 @@
-# 16 memory and 4 process tokens of images of 28 × 28 pixels.
+# 16 memory and 4 process tokens for images of 28 × 28 pixels.
 _base_ = './classifier_vittm.py'
 model = dict(
     backbone=dict(arch='tiny', img_size=28, memory_embed=dict(patch_size=7), process_embed=dict(patch_size=14)),

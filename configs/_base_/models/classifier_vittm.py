@@ -1,5 +1,5 @@
-# A classifier on the mean memory token and one on the mean process token. The config that builds on this one gives the
-# number of classes.
+# One linear classifier on the mean memory token and one on the mean process token. Configs that build on this one set
+# the number of classes.
 model = dict(
     type='ImageClassifier',
     backbone=dict(
@@ -12,7 +12,7 @@ model = dict(
     ),
     head=dict(type='mmvittm.ViTTMClsHead', in_channels=768, predict_from='memory'),
 )
-# accuracy/top1 is that of predict_from
+# accuracy/top1 uses the head's predict_from
 val_evaluator = [
     dict(type='Accuracy', topk=(1, 5)),
     *(dict(type='mmvittm.StreamAccuracy', stream=stream, topk=(1, 5)) for stream in ('memory', 'process', 'mean')),

@@ -1,7 +1,6 @@
-# The Segmenter mask transformer on one map of width 768.
-# The backbone is given by the config that builds on this one; so is its patch size as
-# data_preprocessor.test_cfg.size_divisor: images are then padded to whole patches and the padding is cut off the
-# logits, which would otherwise be stretched over the image.
+# Segmenter's mask transformer on one feature map of 768 channels.
+# Configs that build on this one add the backbone, and its patch size as data_preprocessor.test_cfg.size_divisor: test
+# images are then padded to whole patches, and the logits of the padding are cropped before they are resized.
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(

@@ -1,4 +1,4 @@
-# A UperNet of 64 channels on a backbone of width 192, for the six classes of Blue Marble.
+# UperNet with 64 channels on a backbone of width 192, for the six classes of Blue Marble.
 _base_ = './upernet.py'
 model = dict(
     neck=dict(embed_dim=192),

@@ -1,7 +1,7 @@
 # UperNet on a plain (single-scale) backbone of width 768: four maps -> Feature2Pyramid (×4, 2, 1, ½) -> UPerHead.
-# The backbone, with four out_indices, is given by the config that builds on this one; so is its patch size as
-# data_preprocessor.test_cfg.size_divisor: images are then padded to whole patches and the padding is cut off the
-# logits, which would otherwise be stretched over the image.
+# Configs that build on this one add the backbone with four out_indices, and its patch size as
+# data_preprocessor.test_cfg.size_divisor: test images are then padded to whole patches, and the logits of the padding
+# are cropped before they are resized.
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',

@@ -1,6 +1,5 @@
-# What the authors' three recipes share; learning rates, weight decay and the scheduler are each recipe's own. The
-# weights that are evaluated and saved as `state_dict` are the exponential average, of decay 0.999.
-_base_ = '../hooks.py'
+# Shared by the authors' three recipes, which add learning rate, weight decay and scheduler. EMAHook evaluates an
+# exponential average of the weights (decay 0.999) and saves it as `state_dict`.
 _base_ = '../hooks.py'
 optim_wrapper = dict(
     type='OptimWrapper',

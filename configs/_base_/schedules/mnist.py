@@ -1,4 +1,4 @@
-# Minutes on two cores: 30 epochs × 4,000 images ÷ 32 = 3,750 steps, evaluated as the average of recent weights.
+# 30 epochs × 4,000 images / 32 = 3,750 steps, minutes on two cores. Evaluates the average of recent weights.
 _base_ = '../hooks.py'
 optim_wrapper = dict(
     type='OptimWrapper',

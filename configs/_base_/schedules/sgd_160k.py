@@ -1,5 +1,5 @@
-# The authors' Segmenter runs: SGD between 5e-4 and 5e-3 without weight decay, poly of power 0.9, 160k to 480k
-# iterations, stochastic weight averaging. Of these ranges this is the short run, averaged over its last quarter.
+# The authors' Segmenter runs used SGD at 5e-4 to 5e-3 without weight decay, poly decay of power 0.9, 160k to 480k
+# iterations and stochastic weight averaging. This is the shortest schedule; weights are averaged over its last quarter.
 _base_ = './adamw_160k.py'
 optim_wrapper = dict(
     _delete_=True, type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3, momentum=0.9, weight_decay=0.0)

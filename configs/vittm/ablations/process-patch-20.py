@@ -1,3 +1,3 @@
-# 13 × 13 tokens; the last row and column of patches reach 4 pixels beyond the image, into zeros.
+# 13 × 13 tokens; the image is padded with 4 pixels of zeros.
 _base_ = './baseline.py'
 model = dict(backbone=dict(process_embed=dict(patch_size=20)))

@@ -1,3 +1,3 @@
-# 10 × 10 tokens; the last row and column of patches reach 24 pixels beyond the image, into zeros.
+# 10 × 10 tokens; the image is padded with 24 pixels of zeros.
 _base_ = './baseline.py'
 model = dict(backbone=dict(process_embed=dict(patch_size=28)))

@@ -1,3 +1,3 @@
-# 8 × 8 tokens, as many as the baseline's.
+# 8 × 8 tokens, as in the baseline.
 _base_ = './baseline.py'
 model = dict(backbone=dict(process_embed=dict(_delete_=True, type='PooledTokens', grid=8)))
