@@ -4,4 +4,4 @@ _base_ = [
     '../_base_/schedules/earth.py',
     '../_base_/default_runtime.py',
 ]
-model = dict(backbone=dict(img_size=_base_.crop_size))
+model = dict(data_preprocessor=dict(size=_base_.crop_size), backbone=dict(img_size=_base_.crop_size))
