@@ -87,13 +87,17 @@ MODELS = {
     'feature pyramid': dict(outputs=4, head=FPN, neck=FPN_NECK),
 }
 SIZES = {'the trained size': (32, 48), 'a larger size': (128, 160), 'a size of broken patches': (101, 75)}
+# without the pyramid on broken patches: it resizes maps of odd sizes by uneven factors
+CASES = {
+    f'{name} at {size}': (MODELS[name], SIZES[size])
+    for name in MODELS
+    for size in SIZES
+    if (name, size) != ('feature pyramid', 'a size of broken patches')
+}
 
 
-@pytest.mark.parametrize('options', MODELS.values(), ids=MODELS)
-@pytest.mark.parametrize('size', SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize(('options', 'size'), CASES.values(), ids=CASES)
 def test_windows_equal_the_whole(options, size):
-    if options.get('neck') and size == (101, 75):
-        pytest.skip('a pyramid resizes maps of odd sizes by uneven factors')
     net, image = model(**options), photograph(*size)
     expected, _ = whole_logits(net, image)
     logits, windows = streamed_logits(net, image, chunk=400)
@@ -101,8 +105,9 @@ def test_windows_equal_the_whole(options, size):
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_without_padding_to_whole_patches():
-    net, image = model(divisor=None), photograph(101, 75)
+@pytest.mark.parametrize('divisor', [None, 3, 32])
+def test_other_paddings_than_whole_patches(divisor):
+    net, image = model(divisor=divisor), photograph(101, 70)
     expected, _ = whole_logits(net, image)
     logits, _ = streamed_logits(net, image, chunk=150)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
@@ -319,6 +324,19 @@ def test_unknown_type_of_labels(tmp_path, name):
     path = png(tmp_path / 'a.png', photograph(64, 64))
     with pytest.raises(UserError, match=r'must be one of \.tif, \.tiff, \.png'):
         predict_scene(model(), path, tmp_path / name, PALETTE)
+
+
+def test_unknown_type_of_preview(tmp_path):
+    path = png(tmp_path / 'a.png', photograph(64, 64))
+    with pytest.raises(UserError, match=r'preview .* must be one of \.png, \.jpg, \.jpeg'):
+        predict_scene(model(), path, tmp_path / 'labels.png', PALETTE, preview=tmp_path / 'preview.xyz')
+    assert not (tmp_path / 'labels.png').exists()
+
+
+def test_labels_never_replace_the_image(tmp_path):
+    path = png(tmp_path / 'a.png', photograph(64, 64))
+    with pytest.raises(UserError, match='the labels would replace the image'):
+        predict_scene(model(), path, path, PALETTE)
 
 
 FULL_DISK = """

@@ -1,6 +1,7 @@
 """Segment images of any size from file to file: the whole scene in one pass, or with a sliding window."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from .streaming import DEFAULT_CHUNK, Scene, SceneModel, padded_size, read_norma
 
 MODES = ('whole', 'slide')
 PREVIEW_SIDE = 2048  # pixels at most
+PREVIEW_SUFFIXES = ('.png', '.jpg', '.jpeg')
 
 
 def predict_scene(
@@ -52,16 +54,16 @@ def predict_scene(
     if len(palette) > 255:
         raise UserError(f'a label map of 8 bits cannot hold {len(palette)} classes')
     check_labels_path(labels)
+    if Path(labels).resolve() == Path(image).resolve():
+        raise UserError(f'the labels would replace the image {image}: choose another path')
     with open_raster(image) as raster, torch.inference_mode():
         predictions = _whole(model, raster, memory, progress) if mode == 'whole' else _slide(model, raster, progress)
-        painting = Preview(raster, palette) if preview else None
-        with write_labels(labels, raster, palette) as writer:
+        # preview first: it is complete only if the labels are
+        with _write_preview(preview, raster, palette) as painting, write_labels(labels, raster, palette) as writer:
             for window, classes in predictions:
                 writer.write(classes, window)
                 if painting:
                     painting.add(classes, window)
-        if painting:
-            painting.save(preview)
 
 
 def _whole(
@@ -145,11 +147,17 @@ class Preview:
         part = self.image[top : top + colours.shape[0], left : left + colours.shape[1]]
         part[:] = (colours + self.raster.read(window)[rows, columns]) // 2
 
-    def save(self, path: str | Path) -> None:
-        """Write the image.
 
-        Raises:
-            UserError: If the file cannot be written.
-        """
-        with atomic_path(path) as temporary:
-            Image.fromarray(self.image).save(temporary)
+@contextmanager
+def _write_preview(
+    path: str | Path | None, raster: Raster, palette: Sequence[Sequence[int]]
+) -> Iterator[Preview | None]:
+    if path is None:
+        yield None
+        return
+    if Path(path).suffix.lower() not in PREVIEW_SUFFIXES:
+        raise UserError(f'preview {path} must be one of {", ".join(PREVIEW_SUFFIXES)}')
+    with atomic_path(path) as temporary:
+        painting = Preview(raster, palette)
+        yield painting
+        Image.fromarray(painting.image).save(temporary)

@@ -23,7 +23,7 @@ from ..models.streams import tokens_to_map
 from .locality import measure_locality
 from .rasters import Raster, Window
 
-DEFAULT_CHUNK = 80**2  # tokens; larger chunks take more memory and are no faster
+DEFAULT_CHUNK = 80**2  # tokens
 _LEAST_CHUNK = 16**2
 _TILE = 16  # windows begin at multiples of as many tokens, so that they share few tiles of a TIFF
 
@@ -47,13 +47,12 @@ class SceneModel:
         self.depth = max(self.backbone.out_indices) + 1
         self.outputs = tuple(zip(self.backbone.out_indices, self.backbone.out_stream, strict=True))
         channels = [self.backbone.embed_dims * (2 if stream == 'concat' else 1) for _, stream in self.outputs]
-        modules = [model.neck, model.decode_head] if model.with_neck else [model.decode_head]
-        self.locality = measure_locality(modules, _decode, channels)
+        self.decoder = [model.neck, model.decode_head] if model.with_neck else [model.decode_head]
+        self.locality = measure_locality(self.decoder, _decode, channels)
 
     def decode(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """Run neck and decode head."""
-        modules = [self.model.neck, self.model.decode_head] if self.model.with_neck else [self.model.decode_head]
-        return _decode(modules, maps)
+        """Run neck and decode head on maps ``(1, C, H, W)``; return logits ``(1, K, h, w)``."""
+        return _decode(self.decoder, maps)
 
     @property
     def bytes_per_token(self) -> int:
@@ -202,8 +201,8 @@ class Scene:
         memory, after = self._embed(rows, columns), {}
         for index, process in enumerate(self.process):
             layer = backbone.layers[index]
-            update = partial(layer.write_head.update, layer.write_head.summarize(process))
-            memory = layer._write(layer.read_norm(memory), update, backbone.write_fusion)
+            write_head = partial(layer.write_head.update, layer.write_head.summarize(process))
+            memory = layer._write(layer.read_norm(memory), write_head, backbone.write_fusion)
             if index in backbone.out_indices:
                 after[index] = tokens_to_map(memory, (len(rows), len(columns)))
         return tuple(
@@ -263,13 +262,15 @@ def padded_size(model: EncoderDecoder, raster: Raster) -> tuple[int, int]:
 
 def read_normalized(model: EncoderDecoder, raster: Raster, window: Window) -> Tensor:
     """Read the input ``(1, 3, height, width)`` of a window, which may reach over the image's end; that is padded."""
-    preprocessor = model.data_preprocessor
+    preprocessor, device = model.data_preprocessor, next(model.parameters()).device
     height = min(window.height, raster.size[0] - window.top)
     width = min(window.width, raster.size[1] - window.left)
+    if height <= 0 or width <= 0:
+        return torch.full((1, 3, window.height, window.width), float(preprocessor.pad_value), device=device)
     image = raster.read(Window(window.top, window.left, height, width))
     if not preprocessor._channel_conversion:  # of what LoadImageFromFile reads as BGR
         image = image[..., ::-1]
-    pixels = torch.tensor(image.copy(), device=next(model.parameters()).device).permute(2, 0, 1).float()
+    pixels = torch.tensor(image.copy(), device=device).permute(2, 0, 1).float()
     if preprocessor._enable_normalize:
         pixels = (pixels - preprocessor.mean) / preprocessor.std
     return F.pad(pixels[None], (0, window.width - width, 0, window.height - height), value=preprocessor.pad_value)
