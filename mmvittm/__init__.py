@@ -1,6 +1,6 @@
 """ViTTM (Vision Token Turing Machines) for MMSegmentation and MMPretrain.
 
-``import mmvittm`` makes ``type='mmvittm.…'`` resolve in the config of any OpenMMLab project.
+``import mmvittm`` registers ``type='mmvittm.…'`` for the configs of all OpenMMLab projects.
 """
 
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ _missing = [name for name in ('mmengine', 'mmcv', 'mmpretrain', 'mmseg') if find
 if _missing:
     raise ImportError(
         f'mmvittm needs {", ".join(_missing)}: run `pip install "mmvittm[onedl]"` (the tested packages) '
-        'or `pip install "mmvittm[openmmlab]"` (the upstream ones), not both.'
+        'or `pip install "mmvittm[openmmlab]"` (the upstream packages), not both.'
     )
 
 from . import registry  # noqa: E402
@@ -21,7 +21,7 @@ __all__ = ['__version__', 'configs_dir', 'registry']
 
 
 def configs_dir() -> Path:
-    """The folder of this package's configs, in an installed package as in a checkout, for ``_base_`` and tools."""
+    """Return the folder of this project's configs, in an installed package or a checkout."""
     package = Path(__file__).parent
     installed = package / '.mim' / 'configs'
     return installed if installed.is_dir() else package.parent / 'configs'

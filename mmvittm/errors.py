@@ -1,6 +1,5 @@
 class UserError(ValueError):
-    """A mistake in a config, checkpoint, image or argument: one sentence that says what, where and what to do.
+    """A mistake in a config, checkpoint, image or argument; the message says what is wrong, where, and what to do.
 
-    The tools print the sentence and exit with status 1; anything else they raise is a defect of ours and
-    keeps its traceback.
+    The tools print the message and exit with status 1. Any other exception is a bug and keeps its traceback.
     """

@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever finds half of one, and finding those that installed packages carry."""
+"""Atomic writes of files and folders, and paths of files in installed packages."""
 
 import os
 import re
@@ -14,22 +14,22 @@ from .errors import UserError
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path`` to write to; it takes the place of ``path`` when the block succeeds.
+    """Write a file atomically: yield a temporary file that replaces ``path`` when the block succeeds.
 
-    Open it around the work, not only around the writing: an unwritable folder is then found before the work starts.
+    Enter the context before the work, not only before the writing, so that an unwritable folder is found early.
 
     Args:
-        path (str | Path): The file to write. Missing folders are created.
+        path (str | Path): File to write. Missing folders are created.
 
     Yields:
-        Path: A file in the same folder with the same suffix; it is removed if the block raises.
+        Path: A temporary file in the same folder with the same suffix. It is removed if the block raises.
 
     Raises:
         UserError: If the folder cannot be written to or ``path`` is a folder.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        raise UserError(f'cannot write {path}: it is a folder, name a file in it')
+        raise UserError(f'cannot write {path}: it is a folder, give the path of a file')
     temporary = path.with_name(f'.{path.stem}-{secrets.token_hex(4)}{path.suffix}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         temporary.replace(path)
-        with suppress(OSError):  # some file systems cannot flush a folder
+        with suppress(OSError):  # not every file system can flush a folder
             _flush(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -48,7 +48,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Wait until what was written is on the disk, so that it is still there after a power failure."""
+    """Flush a file or folder to disk, so that it survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -57,7 +57,7 @@ def _flush(path: Path) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files that a process killed in :func:`atomic_path` left in ``folder``."""
+    """Remove temporary files in ``folder`` that :func:`atomic_path` left when its process was killed."""
     for path in Path(folder).glob('.*-*'):
         if re.fullmatch(r'\..+-[0-9a-f]{8}(\.\w+)?', path.name) and path.is_file():
             path.unlink()
@@ -67,7 +67,7 @@ def require_writable(folder: str | Path) -> None:
     """Create ``folder`` if it is missing.
 
     Raises:
-        UserError: If nothing can be written there.
+        UserError: If it cannot be written to.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -79,13 +79,13 @@ def require_writable(folder: str | Path) -> None:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give a new folder beside ``path`` to fill; it takes the place of ``path`` when the block succeeds.
+    """Write a folder atomically: yield a temporary folder that replaces ``path`` when the block succeeds.
 
     Args:
-        path (str | Path): The folder to write; if it is a link, the link's target. Missing parents are created.
+        path (str | Path): Folder to write. Links are followed, missing parents created.
 
     Yields:
-        Path: An empty folder on the same file system; it is removed if the block raises.
+        Path: An empty folder on the same file system. It is removed if the block raises.
 
     Raises:
         UserError: If the folder, or a file in it, cannot be written.
@@ -99,11 +99,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             yield built
             replace_folder(built, out, Path(scratch, 'old'))
     except OSError as error:
-        raise UserError(f'Cannot write {path}: {error.strerror or error}.') from error
+        raise UserError(f'cannot write {path}: {error.strerror or error}') from error
 
 
 def replace_folder(built: Path, out: Path, old: Path) -> None:
-    """Move the folder ``built`` to ``out``, and what was there to ``old``; on failure it is moved back."""
+    """Move ``built`` to ``out`` after moving an existing ``out`` to ``old``. On failure, move ``old`` back."""
     if out.exists():
         out.rename(old)
     try:
@@ -115,15 +115,15 @@ def replace_folder(built: Path, out: Path, old: Path) -> None:
 
 
 def installed_file(package: str, file: str) -> Path:
-    """Path of a file of an installed package, found without importing the package.
+    """Return the path of a file of an installed package, without importing the package.
 
     Raises:
-        UserError: If the package, or the file in it, is missing.
+        UserError: If the package or the file is missing.
     """
     try:
         path = Path(distribution(package).locate_file(file))
     except PackageNotFoundError:
-        raise UserError(f'The package {package} is not installed: run `pip install "mmvittm[demo]"`.') from None
+        raise UserError(f'the package {package} is not installed: run `pip install "mmvittm[demo]"`') from None
     if not path.is_file():
-        raise UserError(f'{package} is installed without {file}: run `pip install "mmvittm[demo]"`.')
+        raise UserError(f'the installed {package} has no file {file}: run `pip install "mmvittm[demo]"`')
     return path

@@ -1,7 +1,7 @@
-"""The registries of mmvittm.
+"""Registries of mmvittm.
 
-The first group are children of mmengine's root registries, so that ``type='mmvittm.X'`` resolves from any scope.
-The second group hold the parts of a ViTTM; register your own head there and name it in a config.
+Those of the first group are children of mmengine's root registries, so ``type='mmvittm.X'`` resolves in any scope.
+Those of the second group hold the modules of a ViTTM. Register your own read/write head there to use it in a config.
 """
 
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS

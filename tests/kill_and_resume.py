@@ -1,6 +1,6 @@
-"""Kill tiny trainings at random moments, resume them, and compare with one that nobody killed, bit by bit.
+"""Kill tiny trainings at random moments, resume them, and compare them with uninterrupted ones bit by bit.
 
-python tests/kill_and_resume.py --kills 24        # some minutes; tests/test_resume.py runs a shorter form
+python tests/kill_and_resume.py --kills 24        # takes minutes; tests/test_resume.py runs a shorter form
 """
 
 import argparse
@@ -29,7 +29,7 @@ from mmvittm.weights.loading import load_checkpoint_file
 
 
 def check_files(work_dir: Path) -> None:
-    """At every moment: what ``last_checkpoint`` names is there and whole, and every checkpoint by its name is."""
+    """Check that all checkpoints are intact and that ``last_checkpoint`` names one of them."""
     for path in work_dir.glob('[!.]*.pth'):
         load_checkpoint_file(path)
     pointer = work_dir / 'last_checkpoint'
@@ -38,7 +38,7 @@ def check_files(work_dir: Path) -> None:
 
 
 def compare(reference: Path, killed: Path) -> None:
-    """Final checkpoints, best checkpoints, inputs and losses of every iteration, and the log's smoothed losses."""
+    """Compare last and best checkpoints, the inputs and losses of all iterations, and the logged losses."""
     names = sorted(path.name for path in reference.glob('*.pth'))
     assert names == sorted(path.name for path in killed.glob('*.pth')), sorted(killed.glob('*.pth'))
     for name in names:
@@ -51,10 +51,10 @@ def compare(reference: Path, killed: Path) -> None:
 
 
 def survive(task: str, folder: Path, total: int, kills: int, seed: int = 0) -> dict[str, int]:
-    """Train once without and once with kills; raises AssertionError at the first difference.
+    """Train once without and once with kills, and compare.
 
     Returns:
-        dict: How many kills of each way there were, and how many iterations were run again.
+        dict: Number of kills of each kind, of iterations, and of repeated iterations.
     """
     make_data(folder / 'data')
     log, reference, killed = folder / 'log', folder / 'reference', folder / 'killed'
@@ -75,13 +75,13 @@ def survive(task: str, folder: Path, total: int, kills: int, seed: int = 0) -> d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--kills', type=int, default=24, help='per task (default: 24)')
-    parser.add_argument('--seed', type=int, default=0, help='of the moments of the kills (default: 0)')
-    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=TASKS)
+    parser.add_argument('--kills', type=int, default=24, help='kills per task (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='random seed (default: %(default)s)')
+    parser.add_argument('--tasks', nargs='+', choices=TASKS, default=TASKS, help='trainings to kill (default: both)')
     args = parser.parse_args()
     for task in args.tasks:
         folder = Path(tempfile.mkdtemp(prefix='kill_and_resume_'))
-        total = args.kills * 6 if task == 'segmentation' else args.kills * 2  # enough not to end before
+        total = args.kills * 6 if task == 'segmentation' else args.kills * 2  # long enough for all kills
         print(task, survive(task, folder, total, args.kills, args.seed), 'identical')
         shutil.rmtree(folder)
 

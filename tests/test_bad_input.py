@@ -1,4 +1,4 @@
-"""What users get wrong with train.py and test.py: each ends with one sentence and a status other than 0."""
+"""Users' mistakes with train.py and test.py: each ends with one sentence and exit status 1."""
 
 import runpy
 import shutil
@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers.data import save, write_segmentation_set
 
 import mmvittm
+from mmvittm.apis.config import build_model, load_config
 from mmvittm.weights.loading import load_checkpoint_file
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +20,7 @@ DEMO = str(mmvittm.configs_dir() / 'vittm/vittm-t_16-32_upernet_1xb8-demo_blue-m
 
 @pytest.fixture
 def tool(monkeypatch, tmp_path):
-    """``tool('train.py', …)`` runs a tool in this process and returns the sentence that it ends with."""
+    """Run a tool in this process, as ``tool('train.py', …)``, and return its error message."""
 
     def run(name, *args):
         words = [name, *map(str, args)]
@@ -35,7 +36,7 @@ def tool(monkeypatch, tmp_path):
 
 
 def in_folder(root, *more):
-    """--cfg-options that read both splits from ``root`` in this process."""
+    """Options that read all splits from ``root``, without workers."""
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
     options = [f'{loader}.dataset.data_root={root}' for loader in loaders]
     options += [f'{loader}.{key}' for loader in loaders for key in ('num_workers=0', 'persistent_workers=False')]
@@ -44,14 +45,7 @@ def in_folder(root, *more):
 
 @pytest.fixture(scope='module')
 def small_set(tmp_path_factory) -> Path:
-    """A data set of Blue Marble's shape, two small images a split."""
-    root = tmp_path_factory.mktemp('small') / 'set'
-    for split in ('training', 'validation'):
-        for kind, shape in (('images', (64, 64, 3)), ('annotations', (64, 64))):
-            (root / kind / split).mkdir(parents=True)
-            for index in range(2):
-                Image.fromarray(np.full(shape, index, np.uint8)).save(root / kind / split / f'{index}.png')
-    return root
+    return write_segmentation_set(tmp_path_factory.mktemp('small') / 'set', (64, 64), num_labels=6)
 
 
 @pytest.fixture
@@ -61,9 +55,7 @@ def damaged(small_set, tmp_path) -> Path:
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory) -> Path:
-    """Random weights of the demo's model."""
-    from mmvittm.apis.config import build_model, load_config
-
+    """Save random weights of the demo's model."""
     path = tmp_path_factory.mktemp('checkpoint') / 'demo.pth'
     torch.save(dict(state_dict=build_model(load_config(DEMO)).state_dict()), path)
     return path
@@ -79,7 +71,7 @@ def checkpoint(tmp_path_factory) -> Path:
         (['model.backbone.out_indices=[0,1,2,12]'], 'out index 12 does not exist: the blocks are 0 … 11'),
         (['model.backbone.memory_embed.patch_size=0'], 'patch_size must be a whole number above 0'),
         (['model.backbone.memory_embed.patch_size=300'], 'patch_size 300×300 is larger than img_size 256×256'),
-        (['model.backbone.out_indexes=[0]'], "takes no argument 'out_indexes', did you mean 'out_indices'?"),
+        (['model.backbone.out_indexes=[0]'], "unexpected keyword argument 'out_indexes', did you mean 'out_indices'?"),
         (['model.backbone.type=mmvittm.ViTMM'], "unknown type 'mmvittm.ViTMM', did you mean 'mmvittm.ViTTM'?"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
@@ -99,8 +91,7 @@ def test_missing_config(tool):
     assert tool('train.py', 'configs/no_such.py') == 'error: config not found: configs/no_such.py'
 
 
-def test_missing_data_names_the_folder_and_the_way_to_get_it(run_tool, tmp_path):
-    """As a process of its own, which is what a shell script sees."""
+def test_missing_data(run_tool, tmp_path):
     options = in_folder(tmp_path / 'nowhere')
     done = run_tool('train.py', DEMO, '--work-dir', tmp_path / 'work', *options)
     assert done.returncode == 1
@@ -110,7 +101,7 @@ def test_missing_data_names_the_folder_and_the_way_to_get_it(run_tool, tmp_path)
     assert not (tmp_path / 'work').exists(), 'something was written'
 
 
-def test_missing_ade20k_names_its_source(tool, tmp_path):
+def test_missing_ade20k(tool, tmp_path):
     entry = mmvittm.configs_dir() / 'vittm_upernet_ade20k.py'
     sentence = tool('train.py', entry, '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path / "ade"}')
     assert str(tmp_path / 'ade') in sentence
@@ -131,10 +122,10 @@ def test_half_converted_folder(tool, damaged):
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_label_outside_of_the_classes(tool, damaged, workers):
-    """Also from a worker process, whose traceback torch puts around the sentence."""
+def test_label_without_a_class(tool, damaged, workers):
+    """Also in a worker process, whose traceback torch adds to the message."""
     wrong = damaged / 'annotations' / 'training' / '0.png'
-    Image.fromarray(np.full((64, 64), 6, np.uint8)).save(wrong)
+    save(wrong, np.full((64, 64), 6))
     shutil.copy(wrong, wrong.with_name('1.png'))
     sentence = tool('train.py', DEMO, *in_folder(damaged, f'train_dataloader.num_workers={workers}'))
     assert sentence.startswith('error: ')
@@ -144,10 +135,8 @@ def test_label_outside_of_the_classes(tool, damaged, workers):
 
 
 def test_image_smaller_than_a_patch(tool, damaged, checkpoint):
-    for kind, shape in (('images', (20, 64, 3)), ('annotations', (20, 64))):
-        for index in range(2):
-            Image.fromarray(np.zeros(shape, np.uint8)).save(damaged / kind / 'validation' / f'{index}.png')
-    # without what our configs do for such images: enlarging them, and padding them to whole patches
+    write_segmentation_set(damaged, (20, 64), num_labels=6)
+    # our configs enlarge such images and pad them to whole patches
     as_it_is = ['model.data_preprocessor.test_cfg=None', 'test_dataloader.dataset.pipeline.1.scale=(64,20)']
     sentence = tool('test.py', DEMO, checkpoint, *in_folder(damaged, *as_it_is))
     assert 'an image of 20×64 pixels is smaller than a patch of 32×32' in sentence
@@ -163,7 +152,7 @@ def write_malicious(path: Path, good: Path) -> None:
 
 
 def write_malicious_getattr(path: Path, good: Path) -> None:
-    """The one function that mmengine's logs need must not reach anything else."""
+    """mmengine's logs need getattr, on HistoryBuffer only."""
 
     class Reach:
         def __reduce__(self):
@@ -196,7 +185,7 @@ def write_other_parts(path: Path, good: Path) -> None:
         (lambda path, good: torch.save([1], path), 'holds a list where a dict of weights is expected'),
         (write_malicious, 'is not a plain weights file'),
         (write_malicious_getattr, 'is not a plain weights file'),
-        (write_wider, 'of another shape: backbone.memory_embed.pos_embed (1, 256, 384) instead of (1, 256, 192)'),
+        (write_wider, 'wrong shape: backbone.memory_embed.pos_embed (1, 256, 384) instead of (1, 256, 192)'),
         (
             write_other_parts,
             'missing: backbone.layers.0.read_head.q.weight (and 11 like it), backbone.layers.0.read_head.q.bias',
@@ -213,17 +202,17 @@ def test_bad_checkpoint(tool, small_set, checkpoint, tmp_path, monkeypatch, writ
     assert not (tmp_path / 'pwned').exists()
 
 
-def test_resume_from_a_missing_checkpoint(tool, small_set, tmp_path):
+def test_resume_from_missing_checkpoint(tool, small_set, tmp_path):
     options = ['--resume', tmp_path / 'gone.pth', *in_folder(small_set)]
     assert f'checkpoint not found: {tmp_path / "gone.pth"}' in tool('train.py', DEMO, *options)
 
 
-def test_loading_a_pretrained_model_in_part_is_a_warning_by_part(tool, run_tool, small_set, checkpoint, tmp_path):
-    """A new head is what fine-tuning is for."""
+def test_checkpoint_without_head_is_a_warning(tool, run_tool, small_set, checkpoint, tmp_path):
+    """As for fine-tuning with a new head."""
     other = tmp_path / 'pretrained.pth'
     state_dict = load_checkpoint_file(checkpoint)['state_dict']
     torch.save({key: value for key, value in state_dict.items() if key.startswith('backbone.')}, other)
     more = ['train_cfg.max_iters=1', f'load_from={other}', 'log_level=INFO']
     done = run_tool('train.py', DEMO, '--work-dir', tmp_path / 'work', *in_folder(small_set, *more))
     assert done.returncode == 0, done.stderr
-    assert 'the checkpoint fits the model in part: missing: neck.' in done.stdout + done.stderr
+    assert 'the checkpoint fits only part of the model: missing: neck.' in done.stdout + done.stderr

@@ -259,7 +259,7 @@ def test_full_disk_leaves_nothing_behind(convert, converter, tmp_path, monkeypat
         save(image, path)
 
     monkeypatch.setattr(Image.Image, 'save', save_three)
-    with pytest.raises(UserError, match=r'Cannot write .*out: No space left on device'):
+    with pytest.raises(UserError, match=r'cannot write .*out: No space left on device'):
         convert(tmp_path / 'out', '--overwrite')
     assert len(saved) == 3
     assert sorted(tmp_path.rglob('*')) == before
@@ -279,7 +279,7 @@ def test_failing_swap_restores_the_old_folder(tmp_path):
     'out, sentence',
     [
         ('file', 'is a file: name a folder'),
-        ('file/out', 'Cannot write'),
+        ('file/out', 'cannot write'),
         ('foreign', 'holds other files than a Blue Marble data set'),
     ],
 )
@@ -452,7 +452,7 @@ def test_evaluation_by_mmseg(baseline, blue_marble):
 
 
 def test_baseline_without_data(baseline, tmp_path):
-    with pytest.raises(UserError, match=r'holds no PNG file: build the data with .*blue_marble\.py'):
+    with pytest.raises(UserError, match=r'has no PNG files: build the data with .*blue_marble\.py'):
         baseline.load(tmp_path, 'training')
 
 

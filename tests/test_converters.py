@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 from helpers.golden import CASES, Golden, relative_error
-from helpers.tiny import images, randomize, tiny_vittm
+from helpers.tiny import ARCH, images, randomize, tiny_vittm
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
@@ -68,6 +68,20 @@ def assert_same(ours, others):
         assert torch.equal(value, others[key]), key
 
 
+def prefixed(prefix):
+    return lambda weights: {f'{prefix}{key}': value for key, value in weights.items()}
+
+
+def backbone_weights(model):
+    return prefixed('backbone.')(model.state_dict())
+
+
+def patches(memory, process):
+    """Token embeddings of the given patch sizes."""
+    embeds = dict(memory_embed=memory, process_embed=process)
+    return {name: dict(type='PatchTokens', patch_size=size) for name, size in embeds.items()}
+
+
 def used_weights(golden):
     """What the authors' forward pass uses, listed by hand rule: LinearAttention alone has a projection it ignores."""
     linear = golden.case['rw_head'] == 'LinearAttention'
@@ -108,10 +122,6 @@ def test_inferred_config_gives_the_same_tokens(name):
     assert relative_error(memory, golden.tensors['memory_tokens']) < 1e-5
 
 
-def prefixed(prefix):
-    return lambda weights: {f'{prefix}{key}': value for key, value in weights.items()}
-
-
 def averaged(weights):
     return dict(prefixed('module.')(weights), n_averaged=torch.tensor(7))
 
@@ -148,7 +158,7 @@ def test_wrappers(wrapping):
         (lambda w: dict(w, epoch=3), 'unknown: epoch'),
         (lambda w: w | {'head.bias': [0.0]}, r'no tensor: head\.bias'),
         (lambda w: w | {'a.b': torch.ones(1), 'head.bias': None}, r'unknown: a\.b; no tensor: head\.bias'),
-        (lambda w: w | {'module.head.bias': torch.zeros(7)}, 'head.bias and module.head.bias are weights of the same'),
+        (lambda w: w | {'module.head.bias': torch.zeros(7)}, 'head.bias and module.head.bias are the same weight'),
         (lambda w: {}, 'no weights'),
         (lambda w: dict(n_averaged=torch.tensor(1)), 'no weights'),
     ],
@@ -167,9 +177,8 @@ def test_refused_keys(change, sentence):
     ],
 )
 def test_parts_the_authors_lack_are_refused(parts, unknown):
-    weights = {f'backbone.{key}': value for key, value in tiny_vittm(**parts).state_dict().items()}
     with pytest.raises(UserError, match=unknown):
-        mmvittm_to_authors(weights)
+        mmvittm_to_authors(backbone_weights(tiny_vittm(**parts)))
 
 
 @pytest.mark.parametrize(
@@ -195,42 +204,29 @@ def test_infers_what_is_not_square_nor_rgb():
         arch=dict(embed_dims=16, num_layers=1, num_heads=4, feedforward_channels=24),
         img_size=(32, 48),
         in_channels=4,
-        memory_embed=dict(type='PatchTokens', patch_size=(4, 8)),
-        process_embed=dict(type='PatchTokens', patch_size=16),
+        **patches((4, 8), 16),
         qkv_bias=False,
     )
-    ours = {f'backbone.{key}': value for key, value in model.state_dict().items()}
-    theirs = mmvittm_to_authors(ours)
-    inferred = infer_authors_arch(theirs, num_heads=4, img_size=(32, 48))
+    inferred = infer_authors_arch(mmvittm_to_authors(backbone_weights(model)), num_heads=4, img_size=(32, 48))
     assert inferred['num_classes'] is None
     again = MODELS.build(inferred['backbone'])
     again.load_state_dict(model.state_dict())
-    assert torch.equal(again(images_of(4))[0], model(images_of(4))[0])
-
-
-def images_of(channels):
-    return torch.randn(1, channels, 32, 48, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, 4, 32, 48, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again(image)[0], model(image)[0])
 
 
 def test_published_names():
     with torch.device('meta'):
         model = ViTTM('small')
-    theirs = mmvittm_to_authors({f'backbone.{key}': value for key, value in model.state_dict().items()})
-    backbone = infer_authors_arch(theirs)['backbone']
+    backbone = infer_authors_arch(mmvittm_to_authors(backbone_weights(model)))['backbone']
     assert backbone['arch'] == 'small'
     assert backbone['img_size'] == 224
     assert backbone['rw_head'] == dict(type='LinearAttention', latent_ratio=4)
-    assert backbone['memory_embed'] == backbone['process_embed'] == dict(type='PatchTokens', patch_size=28)
+    assert backbone.items() >= patches(28, 28).items()
 
 
 def test_memory_embedder_stored_as_patch_embed():
-    model = ViTTM(
-        arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32),
-        img_size=64,
-        memory_embed=dict(type='PatchTokens', patch_size=16),
-        process_embed=dict(type='PatchTokens', patch_size=32),
-    )
-    ours = {f'backbone.{key}': value for key, value in model.state_dict().items()}
+    ours = backbone_weights(ViTTM(arch=ARCH, img_size=64, **patches(16, 32)))
     theirs = mmvittm_to_authors(ours)
     shared = {key.replace('memory_embedder', 'patch_embed'): value for key, value in theirs.items()}
     assert 'patch_embed.proj.weight' in shared and 'memory_embedder.proj.weight' not in shared
@@ -292,12 +288,9 @@ def test_unknown_kernel():
 
 # ---------------------------------------------------------------- from a plain ViT
 
-VIT_ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
-VIT_OPTIONS = dict(arch=VIT_ARCH, img_size=32, patch_size=8)
-
 
 def tiny_vit(cls=VisionTransformer, **options):
-    model = randomize(cls(**VIT_OPTIONS, **options))
+    model = randomize(cls(arch=ARCH, img_size=32, patch_size=8, **options))
     model.eval()  # mmpretrain's returns None
     return model
 
@@ -346,12 +339,7 @@ SOURCES = dict(
 
 def vittm_for(vit, memory_patch=4, process_patch=12, img_size=72):
     torch.manual_seed(0)
-    model = ViTTM(
-        img_size=img_size,
-        memory_embed=dict(type='PatchTokens', patch_size=memory_patch),
-        process_embed=dict(type='PatchTokens', patch_size=process_patch),
-        **vit.backbone_options(num_heads=2),
-    )
+    model = ViTTM(img_size=img_size, **patches(memory_patch, process_patch), **vit.backbone_options(num_heads=2))
     model.init_weights()
     return model
 
@@ -393,7 +381,7 @@ def test_start_from_a_vit(name):
         assert any(part in key for part in ('read_', 'write_')), key
     assert sorted(report.copied + report.resized + report.fresh) == sorted(weights)
     assert sorted(report.resized) == sorted(key for key in weights if key.endswith(('pos_embed', 'projection.weight')))
-    assert all(key.startswith(('cls_token', 'dist_token', 'head')) for key in report.left_out)
+    assert all(key.startswith(('cls_token', 'dist_token', 'head')) for key in report.dropped)
 
 
 def test_layer_scale_is_copied():
@@ -452,7 +440,7 @@ def test_a_model_so_started_trains():
         ({'patch_embed.proj.weight': None}, r'patches\.projection\.weight is missing'),
         ({'blocks.1.mlp.fc2.bias': None}, r'missing: layers\.1\.vit_block\.ffn\.layers\.1\.bias'),
         ({'blocks.1.ls1.gamma': torch.ones(16)}, r'unexpected: layers\.1\.vit_block\.attn\.gamma1'),
-        ({'blocks.1.mlp.fc1.weight': torch.ones(8, 16)}, r'of another shape: layers\.1\.vit_block\.ffn'),
+        ({'blocks.1.mlp.fc1.weight': torch.ones(8, 16)}, r'wrong shape: layers\.1\.vit_block\.ffn'),
     ],
 )
 def test_refused_vits(change, sentence):
@@ -522,7 +510,7 @@ def test_way_back_of_a_training_checkpoint(run_tool, tmp_path):
         'model_converters/mmvittm_to_vittm.py', tmp_path / 'iter_7.pth', tmp_path / 'theirs.pth', '--num-heads', 2
     )
     assert done.returncode == 0, done.stderr
-    assert 'averaged' in done.stdout and 'Left out 2 weights' in done.stdout
+    assert 'averaged' in done.stdout and 'Dropped 2 weights' in done.stdout
     classifier = ('head.', 'fc_norm', 'process_head.')
     expected = {key: value for key, value in used_weights(golden).items() if not key.startswith(classifier)}
     assert_same(torch.load(tmp_path / 'theirs.pth', weights_only=True)['state_dict'], expected)
@@ -603,7 +591,7 @@ def test_vit_tool(run_tool, tmp_path):
     assert done.returncode == 0, done.stderr
     counts = {line.split('  ')[0].strip(): int(re.search(r'\d+', line)[0]) for line in done.stdout.splitlines()[-5:-1]}
     # 2 blocks × 12, bias of both embeddings, norm; 2 × (kernel, positions); cls, dist, 2 heads
-    assert (counts['copied'], counts['resized'], counts['left out']) == (2 * 12 + 2 + 2, 4, 6)
+    assert (counts['copied'], counts['resized'], counts['dropped']) == (2 * 12 + 2 + 2, 4, 6)
     snippet = done.stdout[: done.stdout.index('copied')].rsplit(')', 1)[0] + ')'
     checkpoint = torch.load(tmp_path / 'ours.pth', weights_only=True)
     assert (checkpoint['meta']['kernel'], checkpoint['meta']['seed']) == ('bicubic', '0')

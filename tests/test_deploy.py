@@ -1,13 +1,16 @@
-"""Exported models give the numbers of the models they were made from, or are not written."""
+"""Exported models compute the numbers of the models they were made from, or are not written."""
 
-import json
+import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers.deployment import call_tool, make_models, needs_torch_export, photograph
+import torch.nn.functional as F
+from helpers.deployment import call_tool, make_models, needs_torch_export, photograph, write_onnx
 from helpers.tiny import images, one_thread, randomize, tiny_vittm
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmpretrain.models import VisionTransformer
 from mmseg.structures import SegDataSample
@@ -16,10 +19,10 @@ from torch import nn
 from mmvittm.apis.config import load_config
 from mmvittm.apis.tasks import inference_network
 from mmvittm.deploy import FORMATS, verify
-from mmvittm.deploy.images import read_image
-from mmvittm.deploy.metadata import ModelCard
-from mmvittm.deploy.predict import EagerPredictor, ExportedPredictor, load_model, run_exported
-from mmvittm.deploy.preprocess import FITS, prepare
+from mmvittm.deploy.base import Session
+from mmvittm.deploy.images import FITS, prepare, read_image
+from mmvittm.deploy.metadata import ExportMetadata, class_names
+from mmvittm.deploy.predict import eager_predictor, exported_predictor, load_exported, load_model, run_exported
 from mmvittm.deploy.program import export_program
 from mmvittm.errors import UserError
 
@@ -28,12 +31,12 @@ for package in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'):
 pytestmark = needs_torch_export
 __all__ = ['one_thread']
 
-NATIVE, OTHER = (16, 16), (24, 40)
+NATIVE, OTHER, TOOL = (16, 16), (24, 40), (24, 32)
 METADATA = dict(classes=['sea "blue"', '<ice & snow>', 'Ödland'], palette=[[0, 1, 2]], nothing=None)
 
 
 class Backbone(nn.Module):
-    """What the formats take: one tensor in, tensors out."""
+    """A network without output names."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -48,11 +51,9 @@ def tiny_network(name, folder):
         return inference_network(load_model(load_config(folder / f'{name}.py'), folder / f'{name}.pth')[0])
     if name == 'ViT':
         arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
-        vit = VisionTransformer(arch, img_size=16, patch_size=8, out_type='featmap')
-        network = Backbone(randomize(vit))
+        network = Backbone(randomize(VisionTransformer(arch, img_size=16, patch_size=8, out_type='featmap')))
     else:
-        vittm = tiny_vittm('CrossAttention', embeds='pooled_process', num_layers=1, out_stream='concat')
-        network = Backbone(vittm)
+        network = Backbone(tiny_vittm('CrossAttention', embeds='pooled_process', num_layers=1, out_stream='concat'))
     network.eval()
     return network
 
@@ -63,53 +64,74 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def export(models, tmp_path_factory):
-    """``export(network name, format, size)`` -> network, path of the file; made once each."""
-    made, folder = {}, tmp_path_factory.mktemp('exported')
-
-    def run(name, format_name, size):
-        key = (name, format_name, size)
-        if key not in made:
-            network = tiny_network(name, models)
-            path = folder / f'{len(made)}{FORMATS[format_name].suffix}'
-            FORMATS[format_name].export(network, images(1, *size), path, metadata=METADATA)
-            made[key] = network, path
-        return made[key]
-
-    return run
+def exported(models, tmp_path_factory):
+    """Return the folder with the files that the tool makes of both models."""
+    out = tmp_path_factory.mktemp('out')
+    with pytest.MonkeyPatch.context() as patch:
+        for name, format_name in (('segmentor', 'openvino'), ('classifier', 'onnx')):
+            call_tool(patch, 'deployment/export.py', *arguments(models, name, out, format_name))
+    return out
 
 
-# Classifiers, and the native size, are exported by the tool below, which checks them itself.
-@pytest.mark.parametrize(
-    ('name', 'format_name', 'size'),
-    [
-        ('segmentor', 'onnx', OTHER),
-        ('segmentor', 'openvino', OTHER),
-        ('cross attention, pooled', 'onnx', NATIVE),
-        ('cross attention, pooled', 'openvino', OTHER),
-        ('ViT', 'openvino', OTHER),
-    ],
-)
-def test_an_export_gives_the_same_numbers_at_any_batch_size(export, format_name, name, size):
-    network, path = export(name, format_name, size)
-    session = FORMATS[format_name].load(path, threads=1)
+def arguments(models, name, out, format_name='openvino', shape=TOOL):
+    config, checkpoint = models / f'{name}.py', models / f'{name}.pth'
+    return [config, checkpoint, '--format', format_name, '--shape', *shape, '--out', out]
+
+
+@pytest.fixture(scope='module')
+def segmentor_file(exported):
+    return exported / 'segmentor_24x32_fp32.xml'
+
+
+@pytest.fixture(scope='module')
+def onnx_segmentor(models, tmp_path_factory):
+    path = tmp_path_factory.mktemp('onnx') / 'segmentor.onnx'
+    FORMATS['onnx'].export(tiny_network('segmentor', models), images(1, *OTHER), path, metadata=METADATA)
+    return path
+
+
+def assert_same_numbers(network, session, size):
     for batch in (1, 3):
         x = images(batch, *size, seed=batch)
         with torch.no_grad():
             expected = verify.outputs_of(network, x)
         got = session(x.numpy())
-        assert len(got) == len(expected)
-        for ours, theirs in zip(got, expected, strict=True):
-            assert ours.shape == theirs.shape
-            assert verify.relative_error(ours, theirs) < 1e-5
+        assert [output.shape for output in got] == [output.shape for output in expected]
+        assert max(map(verify.relative_error, got, expected)) < 1e-5
 
 
-def test_bf16_is_coarser_than_fp32_and_close(export):
-    network, path = export('segmentor', 'openvino', OTHER)
-    x = images(2, *OTHER)
+@pytest.mark.parametrize(
+    ('name', 'format_name', 'size'),
+    [
+        ('cross attention, pooled', 'onnx', NATIVE),
+        ('cross attention, pooled', 'openvino', OTHER),
+        ('ViT', 'openvino', OTHER),
+    ],
+)
+def test_backbones_export_for_any_batch_size(models, tmp_path, format_name, name, size):
+    network, format = tiny_network(name, models), FORMATS[format_name]
+    path = tmp_path / f'backbone{format.suffix}'
+    format.export(network, images(1, *size), path)
+    assert_same_numbers(network, format.load(path, threads=1), size)
+
+
+def test_onnx_segmentor_runs_any_batch_size(models, onnx_segmentor):
+    session = FORMATS['onnx'].load(onnx_segmentor, threads=1)
+    assert_same_numbers(tiny_network('segmentor', models), session, OTHER)
+    assert session.metadata == METADATA | dict(dtype='fp32')
+
+
+@pytest.mark.parametrize('file', ['segmentor_24x32_fp32.xml', 'classifier_24x32_fp32.onnx'])
+def test_exports_of_the_tool_run_any_batch_size(models, exported, file):
+    session, _ = load_exported(exported / file)
+    assert_same_numbers(tiny_network(file.partition('_')[0], models), session, TOOL)
+
+
+def test_bf16_is_coarser_than_fp32_and_close(models, segmentor_file):
+    x = images(2, *TOOL)
     with torch.no_grad():
-        expected = verify.outputs_of(network, x)[0]
-    got = FORMATS['openvino'].load(path, dtype='bf16', threads=1)(x.numpy())[0]
+        expected = verify.outputs_of(tiny_network('segmentor', models), x)[0]
+    got = FORMATS['openvino'].load(segmentor_file, dtype='bf16', threads=1)(x.numpy())[0]
     assert verify.relative_error(got, expected) < 0.1
 
 
@@ -125,10 +147,20 @@ def test_positions_are_constants_of_the_graph(models, name):
     assert all(value is parameters[key] for key, value in network.named_parameters()), 'the network has changed'
 
 
-@pytest.mark.parametrize('format_name', FORMATS)
-def test_metadata_comes_back(export, format_name):
-    _, path = export('segmentor', format_name, OTHER)
-    assert FORMATS[format_name].load(path).metadata == METADATA | dict(dtype='fp32')
+def test_onnx_inputs_and_outputs_have_names(exported):
+    onnx = pytest.importorskip('onnx')
+    graph = onnx.load(exported / 'classifier_24x32_fp32.onnx').graph
+    sizes = {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    assert sizes == dict(images=['batch', 3, *TOOL], logits=['batch', 6])
+
+
+def test_openvino_inputs_and_outputs_have_names(segmentor_file):
+    model = pytest.importorskip('openvino').Core().read_model(segmentor_file)
+    sizes = {value.get_any_name(): str(value.partial_shape) for value in (*model.inputs, *model.outputs)}
+    assert sizes == dict(images='[?,3,24,32]', logits='[?,3,6,8]')
 
 
 @pytest.mark.parametrize('fit', FITS)
@@ -142,89 +174,130 @@ def test_images_of_any_size_fit(fit, size):
         assert fitted.shape[0] == OTHER[0] or fitted.shape[1] == OTHER[1]
 
 
-@pytest.fixture(scope='module')
-def exported(models, tmp_path_factory):
-    """Folder, and the files that the tool itself makes of both models."""
-    out = tmp_path_factory.mktemp('out')
-    with pytest.MonkeyPatch.context() as patch:
-        for name, format_name in (('segmentor', 'openvino'), ('classifier', 'onnx')):
-            call_tool(patch, 'deployment/export.py', *arguments(models, name, out, format_name))
-    return out
-
-
-def arguments(models, name, out, format_name='openvino', shape=(24, 32)):
-    config, checkpoint = models / f'{name}.py', models / f'{name}.pth'
-    return [config, checkpoint, '--format', format_name, '--shape', *shape, '--out', out]
-
-
 def test_the_tool_writes_nothing_but_the_export(exported):
     names = sorted(path.name for path in exported.iterdir())
     assert names == ['classifier_24x32_fp32.onnx', 'segmentor_24x32_fp32.bin', 'segmentor_24x32_fp32.xml']
 
 
-def test_an_export_tells_how_to_use_it(exported, models):
-    path = exported / 'segmentor_24x32_fp32.xml'
-    card = ExportedPredictor(path).card
-    assert card.classes == ('sea', 'land', 'ice')
-    assert card.palette[1] == (0, 128, 0)
-    assert (card.task, card.shape, card.channel_order, card.fit) == ('segmentation', (24, 32), 'rgb', 'inside')
-    assert card.mean == pytest.approx((120, 115, 100))
-    assert (card.config, card.checkpoint) == ('segmentor', 'segmentor.pth')
-    assert ModelCard.from_dict(json.loads(json.dumps(card.as_dict())), path) == card
+def test_an_export_says_how_to_use_it(segmentor_file):
+    session, metadata = load_exported(segmentor_file)
+    assert session.metadata['dtype'] == 'fp32'
+    assert metadata.classes == ('sea', 'land', 'ice')
+    assert metadata.palette[1] == (0, 128, 0)
+    assert (metadata.task, metadata.shape, metadata.channel_order) == ('segmentation', TOOL, 'rgb')
+    assert metadata.mean == pytest.approx((120, 115, 100))
+    assert (metadata.config, metadata.checkpoint) == ('segmentor', 'segmentor.pth')
 
 
-def test_an_image_is_prepared_as_the_model_does_it(exported, models):
+def test_an_export_of_0_1_0_loads_and_predicts(tmp_path):
+    weight = write_onnx(tmp_path / 'old.onnx')
+    image = photograph(*TOOL, seed=3)
+    inputs = (image[..., ::-1].astype(np.float32) - [120, 115, 100]) / [58, 57, 56]
+    inputs = torch.from_numpy(inputs.transpose(2, 0, 1).astype(np.float32))
+    logits = F.conv2d(inputs[None], torch.from_numpy(weight), stride=4)
+    expected = F.interpolate(logits, TOOL, mode='bilinear').argmax(1)[0].numpy()
+    assert len(np.unique(expected)) == 3
+
+    predictor = exported_predictor(tmp_path / 'old.onnx')
+    np.testing.assert_array_equal(predictor.predict(image), expected)
+    assert tuple(predictor.classes) == ('sea', 'land', 'ice')
+    assert load_exported(tmp_path / 'old.onnx')[1].version == '0.1.0'
+
+
+def test_a_file_of_another_origin_is_refused(tmp_path):
+    write_onnx(tmp_path / 'other.onnx', metadata=None)
+    with pytest.raises(UserError, match=r'has no metadata on task, shape, .*: export the model with'):
+        load_exported(tmp_path / 'other.onnx')
+
+
+def test_an_image_is_prepared_as_by_the_model(segmentor_file, models):
     model, _ = load_model(load_config(models / 'segmentor.py'), None)
-    image = photograph(24, 32)
+    image = photograph(*TOOL)
     inputs = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    data = dict(inputs=[inputs], data_samples=[_sample()])
-    expected = model.data_preprocessor(data)['inputs'][0].numpy()
-    got, content = prepare(image, ExportedPredictor(exported / 'segmentor_24x32_fp32.xml').card)
-    assert content == (24, 32)
+    expected = model.data_preprocessor(dict(inputs=[inputs], data_samples=[_sample()]))['inputs'][0].numpy()
+    got, content = prepare(image, load_exported(segmentor_file)[1])
+    assert content == TOOL
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_padding_is_in_normalised_units():
+    metadata = _metadata(fit='inside', pad_value=-2.0)
+    inputs, content = prepare(photograph(24, 20), metadata)
+    assert content == (24, 20)
+    assert (inputs[:, :, 20:] == -2).all()
+    assert inputs[:, :, :20].min() > -2
+
+
+def _metadata(**values):
+    return ExportMetadata(
+        **dict(
+            task='classification',
+            shape=TOOL,
+            fit='centre',
+            channel_order='bgr',
+            mean=(127.5,) * 3,
+            std=(127.5,) * 3,
+            pad_value=0.0,
+            align_corners=False,
+            classes=('a', 'b'),
+            palette=((0, 0, 0),) * 2,
+            config='config',
+            checkpoint='checkpoint.pth',
+        )
+        | values
+    )
+
+
 def _sample():
-    return SegDataSample(metainfo=dict(img_shape=(24, 32), ori_shape=(24, 32)))
+    return SegDataSample(metainfo=dict(img_shape=TOOL, ori_shape=TOOL))
 
 
 @pytest.mark.parametrize(
     ('name', 'file'), [('segmentor', 'segmentor_24x32_fp32.xml'), ('classifier', 'classifier_24x32_fp32.onnx')]
 )
 def test_an_export_predicts_what_the_model_does(exported, models, name, file):
-    predict = ExportedPredictor(exported / file)
-    eager = EagerPredictor(models / f'{name}.py', models / f'{name}.pth')
-    assert tuple(eager.classes) == tuple(predict.classes)
+    predictor = exported_predictor(exported / file)
+    eager = eager_predictor(models / f'{name}.py', models / f'{name}.pth')
+    assert tuple(eager.classes) == tuple(predictor.classes)
     image = read_image(models / 'data' / 'images' / '0.png')
-    got, expected = predict(image), eager(image)
+    got, expected = predictor.predict(image), eager.predict(image)
     assert got.shape == expected.shape
-    if name == 'segmentor':  # one resize by OpenCV, one by mmcv
+    if name == 'segmentor':
         assert (got == expected).mean() > 0.98
         assert len(np.unique(expected)) > 1
     else:
         assert got.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_an_export_takes_the_place_of_the_network_in_a_model(exported, models):
+def test_an_export_replaces_the_network_of_a_model(segmentor_file, models):
     cfg = load_config(models / 'segmentor.py')
     model, _ = load_model(cfg, models / 'segmentor.pth')
     replaced, _ = load_model(cfg, None)
-    predict = ExportedPredictor(exported / 'segmentor_24x32_fp32.xml')
-    run_exported(replaced, predict.session, predict.card)
-    inputs = torch.from_numpy(photograph(24, 32).transpose(2, 0, 1).copy())
+    run_exported(replaced, *load_exported(segmentor_file))
+    inputs = torch.from_numpy(photograph(*TOOL).transpose(2, 0, 1).copy())
     results = []
     for each in (model, replaced):
         with torch.no_grad():
             data = pseudo_collate([dict(inputs=inputs, data_samples=_sample())])
             results.append(each.test_step(data)[0].seg_logits.data.numpy())
     assert verify.relative_error(*results) < 1e-5
-    with pytest.raises(UserError, match='takes images of 24×32 and got 32×32'):
+    with pytest.raises(UserError, match='takes images of 24×32, not 32×32'):
         replaced(torch.zeros(1, 3, 32, 32), mode='tensor')
 
 
-def test_the_test_tool_measures_an_export(exported, models, run_tool, tmp_path):
-    file = exported / 'segmentor_24x32_fp32.xml'
-    done = run_tool('deployment/test.py', models / 'segmentor.py', file, '--work-dir', tmp_path)
+def test_an_exported_classifier_replaces_the_network(exported, models):
+    cfg = load_config(models / 'classifier.py')
+    model, _ = load_model(cfg, models / 'classifier.pth')
+    replaced, _ = load_model(cfg, None)
+    run_exported(replaced, *load_exported(exported / 'classifier_24x32_fp32.onnx'))
+    with torch.no_grad():
+        expected, got = (each(images(2, *TOOL), mode='predict') for each in (model, replaced))
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours.pred_score, theirs.pred_score, atol=1e-6)
+
+
+def test_the_test_tool_measures_an_export(segmentor_file, models, run_tool, tmp_path):
+    done = run_tool('deployment/test.py', models / 'segmentor.py', segmentor_file, '--work-dir', tmp_path)
     assert done.returncode == 0, done.stderr
     assert 'mIoU' in done.stdout + done.stderr
 
@@ -233,25 +306,52 @@ def test_int8_is_calibrated_and_measured(models, monkeypatch, tmp_path, capsys):
     pytest.importorskip('nncf')
     options = [*arguments(models, 'segmentor', tmp_path), '--int8', models / 'data' / 'images']
     call_tool(monkeypatch, 'deployment/export.py', *options)
-    assert 'same class at' in capsys.readouterr().out
-    session = FORMATS['openvino'].load(tmp_path / 'segmentor_24x32_int8.xml', threads=1)
+    assert re.search(r'relative error \S+ on noise and \S+ on images, same class at', capsys.readouterr().out)
+    session, _ = load_exported(tmp_path / 'segmentor_24x32_int8.xml')
     assert session.metadata['dtype'] == 'int8'
     assert 'FakeQuantize' in (tmp_path / 'segmentor_24x32_int8.xml').read_text()
 
 
-def test_an_export_that_differs_is_not_written(models, monkeypatch, tmp_path):
-    monkeypatch.setitem(verify.TOLERANCES, 'fp32', verify.Tolerance(noise_error=0.0))
-    with pytest.raises(UserError, match=r'not the same as the original: relative error \S+ on noise'):
-        call_tool(monkeypatch, 'deployment/export.py', *arguments(models, 'classifier', tmp_path))
+def verify_changed(change, dtype, checkpoint='checkpoint.pth'):
+    """Verify an "export" whose outputs are those of the network, changed."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 32, 2))
+    session = Session(lambda x: [change(network(torch.from_numpy(x)).detach().numpy())], {})
+    return verify.verify(network, session, _metadata(checkpoint=checkpoint), images(4, *TOOL).numpy(), dtype)
+
+
+VERIFICATIONS = {
+    'fp32 off on noise': ('fp32', lambda y: y * 1.001, 'at most 0.0001 is allowed'),
+    'bf16 off on images': ('bf16', lambda y: y * 1.1, 'at most 0.02 is allowed'),
+    'int8 not finite': ('int8', lambda y: y * np.nan, 'all outputs must be finite'),
+}
+
+
+@pytest.mark.parametrize(('dtype', 'change', 'problem'), VERIFICATIONS.values(), ids=VERIFICATIONS)
+def test_an_export_that_differs_is_refused(dtype, change, problem):
+    with pytest.raises(UserError, match=rf'differs from the original: relative error \S+ on noise.*{problem}'):
+        verify_changed(change, dtype)
+
+
+def test_other_classes_are_refused_unless_random(monkeypatch):
+    monkeypatch.setitem(verify.TOLERANCES, 'bf16', dict(agreement=verify.TOLERANCES['bf16']['agreement']))
+    with pytest.raises(UserError, match=r'at least 99.5% must be the same'):
+        verify_changed(lambda y: np.roll(y, 1, axis=1), 'bf16')
+    assert verify_changed(lambda y: np.roll(y, 1, axis=1), 'bf16', checkpoint=None).agreement == 0
+
+
+def test_a_refused_export_leaves_nothing_behind(models, monkeypatch, tmp_path):
+    monkeypatch.setattr(FORMATS['onnx'], '_write', lambda program, names, path, *rest: path.write_text('nonsense'))
+    with pytest.raises(UserError, match='not a model in the format onnx'):
+        call_tool(monkeypatch, 'deployment/export.py', *arguments(models, 'classifier', tmp_path, 'onnx'))
     assert not list(tmp_path.iterdir())
 
 
-def test_random_weights_are_called_so(models, monkeypatch, tmp_path, capsys):
+def test_random_weights_are_reported(models, monkeypatch, tmp_path, capsys):
     command = arguments(models, 'classifier', tmp_path)
     command[1] = 'none'
     call_tool(monkeypatch, 'deployment/export.py', *command)
     assert 'random weights' in capsys.readouterr().out
-    assert ExportedPredictor(tmp_path / 'classifier_24x32_fp32.xml').card.checkpoint is None
+    assert load_exported(tmp_path / 'classifier_24x32_fp32.xml')[1].checkpoint is None
 
 
 BAD_ARGUMENTS = {
@@ -259,15 +359,16 @@ BAD_ARGUMENTS = {
     'int8 without openvino': (['--format', 'onnx', '--int8', '{models}/data/images'], 'onnx does not run int8'),
     'a shape of three': (['--shape', '8', '8', '8'], 'one or two whole numbers'),
     'a shape of nothing': (['--shape', '0'], 'one or two whole numbers'),
-    'parts of patches': (['--shape', '20', '32'], 'whole patches of 8 pixels, choose between 16 32 and 24 40'),
+    'no multiple of the patch': (['--shape', '20', '32'], 'multiple of the patch size 8: choose 16 32 or 24 40'),
     'an empty folder of images': (['--int8', '{empty}'], 'holds no images'),
     'no folder of images': (['--images', '{empty}/none'], 'folder not found'),
     'an unwritable folder': (['--out', '{models}/segmentor.py/out'], 'cannot write to'),
+    'a shape below a patch': (['--shape', '4', '4'], 'multiple of the patch size 8: choose 8 8 or 8 8'),
 }
 
 
 @pytest.mark.parametrize(('options', 'problem'), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
-def test_bad_arguments_are_said_in_one_sentence(models, monkeypatch, tmp_path, options, problem):
+def test_bad_arguments_are_refused(models, monkeypatch, tmp_path, options, problem):
     (tmp_path / 'empty').mkdir()
     options = [option.format(models=models, empty=tmp_path / 'empty') for option in options]
     with pytest.raises(UserError, match=problem) as raised:
@@ -289,24 +390,53 @@ def test_a_checkpoint_of_another_model_is_refused(models, monkeypatch, tmp_path)
         call_tool(monkeypatch, 'deployment/export.py', *command)
 
 
-def test_an_unknown_format_or_dtype_is_refused(models, monkeypatch, tmp_path, capsys):
-    for option in (['--format', 'tflite'], ['--dtype', 'fp4']):
-        with pytest.raises(SystemExit):
-            call_tool(monkeypatch, 'deployment/export.py', *arguments(models, 'segmentor', tmp_path), *option)
-        assert 'invalid choice' in capsys.readouterr().err
+@pytest.mark.parametrize('option', [['--format', 'tflite'], ['--dtype', 'fp4']], ids=' '.join)
+def test_unknown_choices_are_refused(models, monkeypatch, tmp_path, capsys, option):
+    with pytest.raises(SystemExit):
+        call_tool(monkeypatch, 'deployment/export.py', *arguments(models, 'segmentor', tmp_path), *option)
+    assert 'invalid choice' in capsys.readouterr().err
+
+
+DATA = dict(dataset=dict(type='mmseg.BaseSegDataset', metainfo=dict(classes=['x', 'y'], palette=[[1] * 3, [2] * 3])))
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'dataset_meta', 'classes', 'colour'),
+    [
+        (dict(test_dataloader=DATA), dict(CLASSES=['a', 'b'], PALETTE=[[3, 3, 3]] * 2), ('a', 'b'), (3, 3, 3)),
+        (dict(test_dataloader=DATA), {}, ('x', 'y'), (1, 1, 1)),
+        ({}, {}, ('0', '1'), (31, 119, 180)),
+    ],
+    ids=['checkpoint', 'data', 'neither'],
+)
+def test_class_names_come_from(cfg, dataset_meta, classes, colour):
+    names = class_names(Config(cfg), SimpleNamespace(num_classes=2), dataset_meta)
+    assert names['classes'] == classes
+    assert names['palette'][0] == colour
+
+
+@pytest.mark.parametrize(
+    ('head', 'problem'),
+    [
+        (SimpleNamespace(num_classes=3), 'the model has 3 classes and the data 2'),
+        (SimpleNamespace(num_classes=2, out_channels=1), 'one logit for two classes .* set out_channels=2'),
+    ],
+)
+def test_wrong_class_counts_are_refused(head, problem):
+    with pytest.raises(UserError, match=problem):
+        class_names(Config(dict(test_dataloader=DATA)), head, {})
 
 
 @pytest.mark.parametrize('format_name', FORMATS)
-def test_a_missing_package_is_named(export, monkeypatch, format_name):
-    _, path = export('segmentor', format_name, OTHER)
+def test_a_missing_package_is_named(monkeypatch, tmp_path, format_name):
     package = FORMATS[format_name].packages[-1]
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"needs the package {package}.*pip install 'mmvittm\[deploy\]'"):
-        FORMATS[format_name].load(path)
+        FORMATS[format_name].load(tmp_path / 'model')
 
 
 @pytest.mark.parametrize('format_name', FORMATS)
-def test_what_is_no_exported_model_is_refused(tmp_path, format_name):
+def test_other_files_are_refused(tmp_path, format_name):
     path = tmp_path / f'model{FORMATS[format_name].suffix}'
     with pytest.raises(UserError, match='not found'):
         FORMATS[format_name].load(path)

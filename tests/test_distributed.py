@@ -1,4 +1,4 @@
-"""Two gloo processes train and test as one process does on the same global batch; a lost one ends the others."""
+"""Compare two gloo processes with one process on the same global batch, and kill one of two."""
 
 import json
 import os
@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from PIL import Image
+from helpers.data import save
+from helpers.tiny import tiny_backbone
 
 from mmvittm.apis.config import load_config
 from mmvittm.engine import Bf16OptimWrapper
@@ -26,13 +27,10 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / 'configs').glob('vi*/*.py'))
 IMAGES = 5  # an odd number, which two processes cannot share evenly
 
-# No layer here mixes images (BatchNorm would, without SyncBN, which needs GPUs), nothing is random but the sampler, and
-# SGD keeps a difference of gradients at its own size. The segmentor does not reach all parameters: some are frozen.
-COMMON = """
-backbone = dict(
-    _delete_=True, type='mmvittm.ViTTM', img_size=32,
-    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-    memory_embed=dict(type='PatchTokens', patch_size=4), process_embed=dict(type='PatchTokens', patch_size=8))
+# No layer mixes images (BatchNorm would, since SyncBN needs GPUs), only the sampler is random, and SGD keeps the size
+# of a difference between gradients. Some parameters of the segmentor have no effect and are frozen.
+COMMON = f"""
+backbone = dict({tiny_backbone(img_size=32, rw_head=dict(type='LinearAttention'))!r}, _delete_=True)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.01), clip_grad=dict(max_norm=0.5))
 param_scheduler, custom_hooks = [], []
@@ -81,7 +79,7 @@ val_dataloader = dict(sampler=dict(type='DefaultSampler', shuffle=False, round_u
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=4, val_interval=4)
 """
-# What two processes run: a config over another one, and the config that one process runs for comparison.
+# Configs for two processes, each with the config of one process to compare with.
 TWO = {
     'segmentor-2': ('segmentor', 'train_dataloader = dict(batch_size=2)'),
     'classifier-2': ('classifier', 'train_dataloader = dict(batch_size=2)'),
@@ -114,7 +112,7 @@ def free_port() -> int:
 
 
 def write_project(folder: Path) -> None:
-    """Configs, and a few images that are to be segmented and classified."""
+    """Write the configs and a few images to segment and classify."""
     for name, text in ONE.items():
         (folder / f'{name}.py').write_text(text)
     for name, (base, text) in TWO.items():
@@ -122,20 +120,16 @@ def write_project(folder: Path) -> None:
     generator = np.random.default_rng(0)
     for index in range(IMAGES):
         label = generator.integers(0, 3, (4, 4), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-        image = (80 * label[..., None] + generator.integers(0, 60, (32, 32, 3))).astype(np.uint8)
-        for path, pixels in (
-            (f'classes/{index}/0.png', image),
-            (f'images/{index}.jpg', image),
-            (f'labels/{index}.png', label),
-        ):
-            (folder / 'data' / path).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / 'data' / path)
+        image = 80 * label[..., None] + generator.integers(0, 60, (32, 32, 3))
+        save(folder / f'data/classes/{index}/0.png', image)
+        save(folder / f'data/images/{index}.jpg', image)
+        save(folder / f'data/labels/{index}.png', label)
 
 
 def train(name: str, *args: str) -> None:
     """Run tools/train.py in this process."""
     sys.argv = ['train.py', f'{name}.py', '--work-dir', f'work/{name}', *args]
-    sys.argv += ['--cfg-options', f'visualizer.name={name}{len(args)}']  # one that is not known yet in this process
+    sys.argv += ['--cfg-options', f'visualizer.name={name}{len(args)}']  # mmengine allows each name once per process
     runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
 
 
@@ -144,7 +138,7 @@ def rank_environment(rank: int, port: int) -> dict[str, str]:
 
 
 def worker(index: int, folder: Path, port: int) -> None:
-    """Processes 0 and 1 train together, process 2 alone."""
+    """Train on ranks 0 and 1 together, and in process 2 alone."""
     torch.set_num_threads(1)
     os.chdir(folder)
     if index == 2:
@@ -170,13 +164,13 @@ def project(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def trained(project) -> Path:
-    """Work dirs of all configs; three processes make them, since starting one takes seconds."""
+    """Train all configs in three processes, since starting one takes seconds."""
     mp.spawn(worker, (project, free_port()), nprocs=3)
     return project / 'work'
 
 
 def logged(work_dir: Path) -> list[dict]:
-    """Per logged step its values, without times."""
+    """Read the logged values of each step, without times."""
     (file,) = sorted(work_dir.glob('*/vis_data/scalars.json'))[:1]
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     return [{key: value for key, value in row.items() if 'time' not in key and key != 'memory'} for row in rows]
@@ -197,8 +191,8 @@ FSDP = pytest.param('fsdp-2', marks=needs_fsdp)
 
 
 @pytest.mark.parametrize('name', ['segmentor-2', 'classifier-2', 'checkpointed-2', FSDP])
-def test_two_processes_log_what_one_logs(trained, name):
-    """Losses, gradient norms, accuracies, and the metrics of a validation set that cannot be shared evenly."""
+def test_logs_equal_those_of_one_process(trained, name):
+    """Losses, gradient norms, accuracies, and metrics of a validation set with an odd number of images."""
     alone, together = logged(trained / TWO[name][0]), logged(trained / name)
     assert len(alone) == len(together) == 5
     for one, two in zip(alone, together, strict=True):
@@ -208,19 +202,19 @@ def test_two_processes_log_what_one_logs(trained, name):
 
 
 @pytest.mark.parametrize('name', ['segmentor-2', 'classifier-2', 'checkpointed-2', 'accumulated-2', FSDP])
-def test_two_processes_learn_what_one_learns(trained, name):
-    """Also from two batches of half the size for every step; FSDP's checkpoint is that of the whole model."""
+def test_weights_equal_those_of_one_process(trained, name):
+    """Also with accumulated gradients and, from a full checkpoint, with FSDP."""
     file = 'iter_8.pth' if name == 'accumulated-2' else 'unbroken.pth' if name == 'fsdp-2' else 'iter_4.pth'
     assert_same_weights(weights(trained / TWO[name][0] / 'iter_4.pth'), weights(trained / name / file))
 
 
-def test_accumulated_losses_are_those_of_the_whole_batch(trained):
+def test_accumulated_losses(trained):
     alone, together = ([row['loss'] for row in logged(trained / name)[:-1]] for name in ('segmentor', 'accumulated-2'))
     assert [(a + b) / 2 for a, b in zip(together[::2], together[1::2], strict=True)] == pytest.approx(alone, rel=1e-5)
 
 
 def test_amp_in_bfloat16(trained):
-    """``AmpOptimWrapper(dtype='bfloat16')`` runs on the CPU, in less precision and to about the same losses."""
+    """``AmpOptimWrapper(dtype='bfloat16')`` runs on the CPU and gives similar losses."""
     exact, alone, together = (logged(trained / name)[:-1] for name in ('segmentor', 'bf16', 'bf16-2'))
     assert together[0]['loss'] == pytest.approx(alone[0]['loss'], rel=1e-5)
     assert alone[0]['loss'] != pytest.approx(exact[0]['loss'], rel=1e-5)
@@ -229,27 +223,27 @@ def test_amp_in_bfloat16(trained):
         assert two['loss'] == pytest.approx(reference['loss'], rel=0.03)
 
 
-def test_amp_in_float16_is_refused_on_the_cpu():
-    with pytest.raises(UserError, match="dtype is 'float16': the CPU trains in bfloat16 or without AMP only"):
+def test_float16_on_the_cpu():
+    with pytest.raises(UserError, match="dtype is 'float16': on the CPU, use 'bfloat16'"):
         Bf16OptimWrapper(optimizer=None, dtype='float16')
 
 
 @needs_fsdp
 def test_fsdp_resumes_its_optimizer(trained):
-    """Momentum and all: the iterations after a checkpoint of half-way are those of the unbroken run."""
+    """Momentum included: the resumed run equals the uninterrupted one."""
     assert_same_weights(weights(trained / 'fsdp-2' / 'unbroken.pth'), weights(trained / 'fsdp-2' / 'iter_4.pth'))
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_every_image_is_tested_once(path):
-    """No shipped config hands out a sample twice; FSDP alone does, whose processes must run equally often."""
+    """Only FSDP repeats samples, since its processes must run equally often."""
     cfg = load_config(path)
     for loader in ('val_dataloader', 'test_dataloader'):
         assert cfg[loader].sampler.get('round_up', True) == ('strategy' in cfg), loader
 
 
 SRUN = """#!/usr/bin/env bash
-# Two tasks on this machine, as srun would start them on a node, each with a log of its own.
+# Start two tasks on this machine, as srun does on a node, each with its own log.
 printf '%s\\n' "$@" > srun.txt
 while [[ $1 == -* ]]; do [[ $1 == -p ]] && shift; shift; done
 export SLURM_NTASKS=2 SLURM_NODELIST=node
@@ -263,7 +257,7 @@ exit $status
 
 @pytest.fixture
 def start(project):
-    """Start a script of tools/ in the project's folder, its output in a file; what still runs is ended afterwards."""
+    """Start a script of tools/ in the project's folder with its output in a file, and end it after the test."""
     programs = project / 'bin'
     programs.mkdir(exist_ok=True)
     for name, text in dict(srun=SRUN, scontrol='#!/bin/sh\necho 127.0.0.1\n').items():
@@ -286,26 +280,26 @@ def start(project):
 
 
 def wait_until(happened, what: str) -> None:
-    end = time.monotonic() + 400  # the machine may be busy; nothing here takes long by itself
+    end = time.monotonic() + 400  # for a busy machine
     while not happened():
         assert time.monotonic() < end, f'{what} did not happen'
         time.sleep(0.2)
 
 
 def pid_of(rank: str, work_dir: str) -> int:
-    """The process that trains into ``work_dir`` with ``rank`` in its environment."""
+    """Find the process that trains into ``work_dir`` with ``rank`` in its environment."""
     for process in Path('/proc').glob('[0-9]*'):
         try:
             command, environment = ((process / name).read_bytes().split(b'\0') for name in ('cmdline', 'environ'))
-        except OSError:  # gone, or somebody else's
+        except OSError:  # ended, or of another user
             continue
         if b'python' in command[0] and work_dir.encode() in command and rank.encode() in environment:
             return int(process.name)
     raise AssertionError(f'no process {rank} trains into {work_dir}')
 
 
-def test_two_processes_test_as_one(project, trained, start):
-    """``dist_test.sh`` counts every image once, and each is predicted as in training's own validation."""
+def test_metrics_equal_those_of_one_process(project, trained, start):
+    """``dist_test.sh`` counts each image once and predicts as the validation did."""
     checkpoint = trained / 'segmentor' / 'iter_4.pth'
     arguments = ('segmentor.py', checkpoint, 2, '--out', 'tested', '--work-dir', 'work/tested')
     tested = start('dist_test.sh', *arguments, log='tested.txt', PORT=str(free_port()))
@@ -319,8 +313,8 @@ def test_two_processes_test_as_one(project, trained, start):
 
 
 @pytest.mark.skipif(not Path('/proc').is_dir(), reason='finds processes in /proc')
-def test_a_killed_process_ends_the_others(project, start):
-    """torchrun's agent ends them and says why; under SLURM they notice, say it and end."""
+def test_killed_process_ends_the_others(project, start):
+    """torchrun's agent ends them and reports why; under SLURM they notice and report it themselves."""
     (project / 'endless.py').write_text(
         "_base_ = './segmentor.py'\ntrain_cfg = dict(max_iters=10**6, val_interval=10**6)\n"
         'train_dataloader = dict(batch_size=2)\ndefault_hooks = dict(checkpoint=dict(interval=10**6))'
@@ -349,7 +343,7 @@ def test_a_killed_process_ends_the_others(project, start):
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
-def test_scripts_say_what_they_need(script):
+def test_usage_of_scripts(script):
     done = subprocess.run(['bash', ROOT / 'tools' / script], capture_output=True, text=True)
     assert done.returncode != 0
     assert f'usage: {script} ' in done.stderr

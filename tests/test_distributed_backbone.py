@@ -1,35 +1,29 @@
 """Two processes without ``find_unused_parameters`` train as one does on the same global batch."""
 
-import os
-import socket
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from helpers.tiny import tiny_backbone
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmvittm.models import ViTTM
+from mmvittm.registry import MODELS
 
 STEPS, BATCH = 3, 4
 
 
-def build(options: dict) -> ViTTM:
+def build(options: dict) -> nn.Module:
     torch.manual_seed(0)
-    model = ViTTM(
-        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-        img_size=32,
-        memory_embed=dict(type='PatchTokens', patch_size=4),
-        process_embed=dict(type='PatchTokens', patch_size=8),
-        rw_head=dict(type='LinearAttention', latent_ratio=2),
-        **options,
-    )
+    model = MODELS.build(tiny_backbone(**options))
     model.init_weights()
     return model.train()
 
 
 def train(model, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    """SGD, so that a difference of gradients stays one of its own size."""
+    """Train with SGD, which keeps the size of a difference between gradients."""
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
     for batch in images:
         optimizer.zero_grad()
@@ -46,29 +40,25 @@ CASES = dict(
 
 
 def global_batches() -> torch.Tensor:
-    return torch.randn(STEPS, BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return torch.randn(STEPS, BATCH, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-def worker(rank: int, port: int, result: str) -> None:
+def worker(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    dist.init_process_group('gloo', rank=rank, world_size=2)
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     share = global_batches().chunk(2, 1)[rank]
     weights = {name: train(DistributedDataParallel(build(options)), share) for name, options in CASES.items()}
     if rank == 0:
-        torch.save(weights, result)
+        torch.save(weights, folder / 'weights.pth')
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope='module')
 def trained_by_two(tmp_path_factory) -> dict:
-    """Weights of every case; one pair of processes trains them all, since starting one takes seconds."""
-    result = tmp_path_factory.mktemp('distributed') / 'weights.pth'
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    mp.spawn(worker, (port, str(result)), nprocs=2)
-    return torch.load(result, weights_only=True)
+    """Weights of all cases. One pair of processes trains them all, since starting one takes seconds."""
+    folder = tmp_path_factory.mktemp('distributed')
+    mp.spawn(worker, (folder,), nprocs=2)
+    return torch.load(folder / 'weights.pth', weights_only=True)
 
 
 @pytest.mark.parametrize('name', CASES)

@@ -1,11 +1,15 @@
 """``type='mmvittm.ViTTM'`` in other projects' configs, and every config of this one."""
 
+import re
+import shutil
 import subprocess
 import sys
-from pathlib import Path
+import zipfile
 
 import pytest
 import torch
+from conftest import ROOT
+from helpers.tiny import tiny_backbone
 from mmengine.config import Config
 
 import mmvittm
@@ -17,17 +21,11 @@ CONFIGS = mmvittm.configs_dir()
 RUNNABLE = sorted(
     p.relative_to(CONFIGS).as_posix()
     for p in CONFIGS.rglob('*.py')
-    if '_base_' not in p.parts and not p.stem.endswith(('in1k', 'in21k-p', 'mnist'))
+    if '_base_' not in p.parts and not p.stem.endswith(('in1k', 'in21k-p', 'mnist', 'cifar10'))
 )
-BACKBONE = """
+BACKBONE = f"""
 custom_imports = dict(imports=['mmvittm'])
-backbone = dict(
-    type='mmvittm.ViTTM',
-    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-    img_size=32,
-    memory_embed=dict(type='PatchTokens', patch_size=4),
-    process_embed=dict(type='PatchTokens', patch_size=8),
-    rw_head=dict(type='LinearAttention', latent_ratio=2))
+backbone = {tiny_backbone()}
 """
 SEGMENTOR = """
 default_scope = 'mmseg'
@@ -47,25 +45,23 @@ model = dict(
 """
 
 
-@pytest.mark.parametrize(
-    ('model', 'mode', 'shape'), [(SEGMENTOR, 'tensor', (2, 3, 4, 4)), (CLASSIFIER, 'tensor', (2, 5))]
-)
-def test_backbone_in_a_users_config(tmp_path, model, mode, shape):
-    """In a process of its own, where nothing but the config's custom_imports brings mmvittm in."""
+@pytest.mark.parametrize(('model', 'shape'), [(SEGMENTOR, (2, 3, 4, 4)), (CLASSIFIER, (2, 5))])
+def test_backbone_in_a_users_config(tmp_path, model, shape):
+    """Runs in a new process, where only ``custom_imports`` of the config imports mmvittm."""
     config = tmp_path / 'config.py'
     config.write_text(BACKBONE + model)
     script = (
         'import torch; from mmengine.config import Config; from mmengine.registry import MODELS, init_default_scope\n'
         f'cfg = Config.fromfile({str(config)!r}); init_default_scope(cfg.default_scope)\n'
-        f'print(tuple(MODELS.build(cfg.model).eval()(torch.randn(2, 3, 32, 32), mode={mode!r}).shape))'
+        "print(tuple(MODELS.build(cfg.model).eval()(torch.randn(2, 3, 32, 32), mode='tensor').shape))"
     )
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', script], capture_output=True, text=True)
     assert done.stdout.strip().endswith(str(shape)), done.stderr
 
 
 @pytest.mark.parametrize('config', RUNNABLE)
-def test_every_config_builds_and_its_parts_fit(config):
-    """Run on the meta device: shapes are computed, nothing else."""
+def test_every_config_builds_and_runs(config):
+    """Runs on the meta device, which computes shapes only."""
     cfg = load_config(CONFIGS / config)
     model = build_model(cfg).eval().to('meta')
     logits = model(torch.empty(1, 3, *cfg.crop_size, device='meta'))
@@ -79,10 +75,10 @@ def test_every_config_builds_and_its_parts_fit(config):
 
 
 @pytest.mark.parametrize('config', [config for config in RUNNABLE if 'ablations' not in config])
-def test_images_are_padded_to_whole_patches_of_both_streams(config):
-    """Otherwise a map that covers the padding too would be stretched over the image.
+def test_images_are_padded_to_whole_patches(config):
+    """Without it, a map that covers the padding too would be stretched over the image.
 
-    The ablations are tested in windows of the training size, which some of their patches do not divide on purpose.
+    Excludes the ablations: they are tested in windows that some of their patches do not divide on purpose.
     """
     cfg = load_config(CONFIGS / config)
     backbone, divisor = cfg.model.backbone, cfg.model.data_preprocessor.test_cfg.size_divisor
@@ -91,7 +87,7 @@ def test_images_are_padded_to_whole_patches_of_both_streams(config):
 
 
 def test_the_entry_is_the_papers_setting():
-    """Every number of the issue that this config answers, and reference.md §3's."""
+    """The published settings of docs/method.md, and the UperNet that the README shows."""
     cfg = load_config(CONFIGS / 'vittm_upernet_ade20k.py')
     model = cfg.model
     assert (model.backbone.arch, model.backbone.img_size) == ('base', (504, 504))
@@ -106,7 +102,7 @@ def test_the_entry_is_the_papers_setting():
 
 
 @pytest.mark.parametrize('parts', ['upernet', 'segmenter'])
-def test_baselines_differ_from_ours_in_the_backbone_alone(parts):
+def test_baselines_differ_in_the_backbone_only(parts):
     ours = load_config(CONFIGS / f'vittm/vittm-b_28-28_{parts}_8xb2-160k_ade20k-504x504.py')
     vit = load_config(CONFIGS / f'vit/vit-b16_{parts}_8xb2-160k_ade20k-512x512.py')
     assert ours.optim_wrapper == vit.optim_wrapper
@@ -138,15 +134,34 @@ def test_configs_folder_is_found_and_usable_as_base(tmp_path):
     assert Config.fromfile(config).model.backbone.arch == 'tiny'
 
 
-def test_without_openmmlab_the_import_says_what_to_install(tmp_path):
-    """mmengine and its kin are hidden by a finder that knows nothing of them."""
+def test_wheel_carries_configs_tools_and_metadata(tmp_path):
+    for name in ('configs', 'mmvittm', 'tools'):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
+    for name in ('LICENSE', 'README.md', 'model-index.yml', 'pyproject.toml', 'setup.py'):
+        shutil.copy(ROOT / name, tmp_path)
+    command = ['-m', 'pip', 'wheel', '.', '--no-deps', '--no-build-isolation', '--quiet', '--wheel-dir', 'out']
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / 'out').glob('mmvittm-*.whl')
+    with zipfile.ZipFile(path) as wheel:
+        files = wheel.namelist()
+        (metadata,) = (wheel.read(name).decode() for name in files if name.endswith('METADATA'))
+    assert f'mmvittm-{mmvittm.__version__}-' in path.name
+    for folder in ('configs', 'tools'):
+        sources = [file.relative_to(ROOT) for file in (ROOT / folder).rglob('*.*') if '__pycache__' not in file.parts]
+        assert {f'mmvittm/.mim/{file.as_posix()}' for file in sources if (ROOT / file).is_file()} <= set(files)
+    assert 'mmvittm/.mim/model-index.yml' in files
+    assert 'Project-URL: Homepage, https://' in metadata and '# mmvittm' in metadata
+    assert not re.findall(r'\]\((?!https://)[^)]+\)', metadata), 'PyPI shows no relative links'
+
+
+def test_import_without_openmmlab_says_what_to_install():
     script = (
         'import importlib.util as util, sys; find = util.find_spec\n'
         "util.find_spec = lambda name, *a: None if name.startswith('mm') else find(name, *a)\n"
         'import mmvittm'
     )
-    root = Path(mmvittm.__file__).parents[1]
-    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, cwd=root)
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode != 0
     assert 'run `pip install "mmvittm[onedl]"`' in done.stderr.splitlines()[-1]
 

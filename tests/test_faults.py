@@ -1,4 +1,4 @@
-"""What goes wrong on real machines ends with a clear sentence and without loss."""
+"""Faults of real machines and data: full disks, unreadable files, NaN."""
 
 import resource
 from pathlib import Path
@@ -18,7 +18,7 @@ from mmvittm.weights.loading import load_checkpoint_file
 
 
 def run(cfg, folder, resume=False, prepare=lambda runner: None):
-    """Train in a fork: its exit status and what it wrote."""
+    """Train in a fork; return its exit status and output."""
     log = folder / 'log'
     log.unlink(missing_ok=True)
     status = wait(fork(lambda: train(cfg, resume, prepare), log))
@@ -32,14 +32,14 @@ def data(tmp_path):
 
 
 def in_process(cfg):
-    """A copy that loads in the training process, which is faster for a few images."""
+    """Copy a config, without data loader workers, which is faster for a few images."""
     cfg = Config(cfg.to_dict())
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     return cfg
 
 
 def test_full_disk(data, tmp_path):
-    """Files may not grow beyond a limit, which writing reports as a full disk does."""
+    """A limit on the file size fails as a full disk does."""
     cfg = in_process(config('segmentation', data, tmp_path / 'run', 3))
     status, log = run(cfg, tmp_path)
     assert status == 0, log
@@ -57,7 +57,7 @@ def test_full_disk(data, tmp_path):
     after = {path: path.read_bytes() for path in (tmp_path / 'run').glob('*.pth')}
     assert after == before
     assert Path((tmp_path / 'run' / 'last_checkpoint').read_text()).name == 'iter_3.pth'
-    assert not list((tmp_path / 'run').glob('.*')), 'half a checkpoint is left'
+    assert not list((tmp_path / 'run').glob('.*')), 'a temporary file is left'
 
 
 @pytest.mark.parametrize('folder', ['/proc/nowhere', '{tmp}/file', '{tmp}/file/folder'])
@@ -67,7 +67,7 @@ def test_unwritable_work_dir(folder, tmp_path):
         require_writable(folder.format(tmp=tmp_path))
 
 
-def test_unwritable_work_dir_is_found_before_training(data, tmp_path):
+def test_unwritable_work_dir_of_a_training(data, tmp_path):
     status, log = run(config('segmentation', data, Path('/proc/nowhere'), 3), tmp_path)
     assert status == 1 and log.splitlines()[-1].startswith('error: cannot write to /proc/nowhere'), log
 
@@ -97,31 +97,31 @@ def test_corrupt_file_is_named(data, kind, path, break_file):
         [dataset[draw] for draw in draws]
 
 
-def test_corrupt_files_are_replaced_up_to_a_limit(data):
+def test_corrupt_files_up_to_the_limit(data):
     dataset, draws = broken_dataset(data, 'images/03.png', lambda path: path.write_bytes(b''), 1)
     first, again = ([dataset[draw] for draw in draws] for _ in range(2))
     assert int(dataset.corrupt.sum()) == 1
     for one, other in zip(first, again, strict=True):
-        assert torch.equal(one['inputs'], other['inputs']), 'the replacement depends on more than the place'
+        assert torch.equal(one['inputs'], other['inputs']), 'the replacement is not reproducible'
     assert '03.png' not in {Path(sample['data_samples'].img_path).name for sample in first}
     (data / 'labels' / '07.png').write_bytes(b'')
     with pytest.raises(UserError, match=r'07\.png cannot be read'):
         [dataset[draw] for draw in draws]
 
 
-def test_a_bug_is_not_taken_for_a_corrupt_file(data):
+def test_bug_is_no_corrupt_file(data):
     dataset, draws = broken_dataset(data, 'images/03.png', lambda path: None, 5)
     dataset.dataset.pipeline.transforms.insert(1, lambda results: results['no such key'])
     with pytest.raises(KeyError, match='no such key'):
         dataset[draws[0]]
 
 
-def test_training_goes_on_with_a_corrupt_file(data, tmp_path):
+def test_training_with_a_corrupt_file(data, tmp_path):
     (data / 'images' / '03.png').write_bytes(b'')
     cfg = config('segmentation', data, tmp_path / 'run', 4, train_cfg__max_corrupt_files=1, train_cfg__val_begin=99)
     status, log = run(cfg, tmp_path)
     assert status == 0, log
-    assert '03.png cannot be read' in log and 'another sample takes its place (1 of at most 1)' in log
+    assert '03.png cannot be read' in log and 'replaced by another sample (1 of at most 1)' in log
     cfg.train_cfg.max_corrupt_files = 0
     status, log = run(cfg, tmp_path)
     assert status == 1 and f'UserError: image {data}/images/03.png cannot be read' in log, log
@@ -129,8 +129,7 @@ def test_training_goes_on_with_a_corrupt_file(data, tmp_path):
 
 @pytest.mark.parametrize('name', [name for name in BROKEN if name != 'missing_image'])
 @pytest.mark.parametrize('workers', [0, 1])
-def test_corrupt_file_in_validation_is_named(data, tmp_path, workers, name):
-    """It ends the run: a metric over fewer images would be another one."""
+def test_corrupt_file_in_validation(data, tmp_path, workers, name):
     kind, path, break_file = BROKEN[name]
     cfg = config('segmentation', data, tmp_path / 'run', 1, val_dataloader__num_workers=workers)
     cfg.val_cfg = dict(type='mmvittm.ReadableValLoop')
@@ -140,7 +139,7 @@ def test_corrupt_file_in_validation_is_named(data, tmp_path, workers, name):
 
 
 class PoisonHook(Hook):
-    """Makes the images of some iterations NaN, and notes the weights before and after."""
+    """Make the images of some iterations NaN, and save the weights before and after."""
 
     priority = 'HIGHEST'
 
@@ -156,25 +155,25 @@ class PoisonHook(Hook):
             torch.save(runner.model.state_dict(), self.notes / f'after_{runner.iter - 1}.pth')
 
 
-def test_nan_leaves_no_trace(data, tmp_path):
+def test_nan_changes_nothing(data, tmp_path):
     cfg = in_process(config('segmentation', data, tmp_path / 'run', 6))
     status, log = run(cfg, tmp_path, prepare=lambda runner: runner.register_hook(PoisonHook([1, 4], tmp_path)))
     assert status == 0, log
     for iteration in (1, 4):
         before, after = (torch.load(tmp_path / f'{when}_{iteration}.pth') for when in ('before', 'after'))
         assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
-        assert f'not finite in iteration {iteration + 1}: passed over (1 in a row)' in log
+        assert f'not finite in iteration {iteration + 1}: batch skipped (1 in a row)' in log
     weights = load_checkpoint_file(tmp_path / 'run' / 'iter_6.pth')
     for part in ('state_dict', 'ema_state_dict'):
         assert all(value.isfinite().all() for value in weights[part].values())
     assert not np.isfinite(float.fromhex(next(iter(journal(tmp_path / 'run')[1])).split('"')[-2]))
 
 
-def test_nan_in_a_row_stops_and_names_the_files(data, tmp_path):
+def test_nan_in_a_row(data, tmp_path):
     cfg = in_process(config('segmentation', data, tmp_path / 'run', 9, default_hooks__non_finite__patience=3))
     status, log = run(cfg, tmp_path, prepare=lambda runner: runner.register_hook(PoisonHook([1, 3, 4, 5], tmp_path)))
     assert status == 1, log
     sentence = log.splitlines()[-1]
-    assert 'not finite in iteration 6, number 3 in a row' in sentence
+    assert 'not finite in iteration 6, 3 batches in a row' in sentence
     assert sentence.count('.png') >= 4 and str(data) in sentence
     assert Path((tmp_path / 'run' / 'last_checkpoint').read_text()).name == 'iter_3.pth'

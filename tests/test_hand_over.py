@@ -1,4 +1,4 @@
-"""From a classifier to a segmentor, in small: pretrain on MNIST, load into a Blue Marble segmentor, train on."""
+"""Pretrain a small classifier on MNIST, load it into a Blue Marble segmentor, and train that."""
 
 import gzip
 import json
@@ -163,8 +163,8 @@ class WeightsOfEveryStep(Hook):
         self.seen.append({key: value.clone() for key, value in runner.model.state_dict().items()})
 
 
-def test_state_dict_holds_the_average_and_ema_state_dict_the_trained_weights(tmp_path):
-    """What docs/recipe.md says about the checkpoints of an EMAHook, with the average taken by hand."""
+def test_state_dict_of_an_ema_hook_is_the_average(tmp_path):
+    """Compares with an average computed here: docs/recipe.md relies on it."""
     from mmengine.model import BaseModel
 
     class Model(BaseModel):
@@ -229,21 +229,21 @@ optim_wrapper = dict(optimizer=dict(lr=0.0, weight_decay=0.0))"""
     return config, folder / 'run', done.stdout + done.stderr
 
 
-def test_the_log_says_what_was_loaded(segmentor):
+def test_log_reports_what_was_loaded(segmentor):
     (sentence,) = re.findall(r'init_cfg of backbone, \S+epoch_1.pth: (.*)', segmentor[2])
     loaded, total = map(int, re.match(r'(\d+) of (\d+) weights are loaded; ', sentence).groups())
     assert total - loaded == 2  # both kernels
     assert 'resampled: memory_embed.pos_embed (1, 16, 16) for (1, 256, 16), process_embed.pos_embed' in sentence
     assert (
-        'left as initialised, since of another shape: '
+        'not loaded, wrong shape: '
         'memory_embed.patches.projection.weight (16, 3, 7, 7) for (16, 3, 16, 16), '
         'process_embed.patches.projection.weight (16, 3, 14, 14) for (16, 3, 32, 32)' in sentence
     )
-    assert 'missing' not in sentence and 'not used' not in sentence
+    assert 'missing' not in sentence and 'unused' not in sentence
     assert 'memory_embed.pos_embed resampled from 4×4 to 16×16' in segmentor[2]
 
 
-def test_what_was_loaded_is_the_average_of_the_classifier(segmentor, pretrained):
+def test_segmentor_loads_the_classifiers_average(segmentor, pretrained):
     given = load_checkpoint_file(pretrained[1] / 'epoch_1.pth')['state_dict']
     got = load_checkpoint_file(segmentor[1] / 'iter_2.pth')['state_dict']
     for key in (key for key in got if key.startswith('backbone.')):
@@ -263,7 +263,7 @@ def test_the_segmentor_trains_on(segmentor):
     assert re.search(r'Iter\(val\).*mIoU: [\d.]+', segmentor[2])
 
 
-def test_a_wrong_prefix_is_said(segmentor, run_tool, tmp_path):
+def test_wrong_prefix(segmentor, run_tool, tmp_path):
     arguments = ['--work-dir', tmp_path, '--cfg-options', 'model.backbone.init_cfg.prefix=module.backbone.']
     done = run_tool('train.py', segmentor[0], *arguments)
     assert done.returncode == 1

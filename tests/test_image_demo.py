@@ -1,19 +1,19 @@
-"""tools/image_demo.py on pictures of mixed sizes, a broken one among them, and on a video."""
+"""tools/image_demo.py on images of several sizes, one of them broken, and on a video."""
 
 import re
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
 import torch
-from helpers.deployment import call_tool, make_models, needs_torch_export, photograph
-from mmengine.registry import DefaultScope
-from mmseg.apis import inference_model
+from helpers.deployment import call_tool, make_models, photograph, write_onnx
+from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmvittm.apis.config import load_config
 from mmvittm.deploy.images import read_image
-from mmvittm.deploy.predict import EagerPredictor
+from mmvittm.deploy.predict import eager_predictor, load_model
 from mmvittm.errors import UserError
 
 BLUE, GREEN = (0, 0, 255), (0, 128, 0)
@@ -24,15 +24,20 @@ def models(tmp_path_factory):
     return make_models(tmp_path_factory.mktemp('models'))
 
 
+@pytest.fixture(scope='module')
+def segmentor(models):
+    return eager_predictor(models / 'segmentor.py', models / 'segmentor.pth')
+
+
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / 'pictures'
+def images(tmp_path):
+    folder = tmp_path / 'images'
     folder.mkdir()
     Image.fromarray(photograph(30, 50)).save(folder / 'small.png')
     Image.fromarray(photograph(400, 200)).save(folder / 'tall.jpg')
     Image.fromarray(photograph(64, 64)[..., 0]).save(folder / 'grey.png')
     (folder / 'broken.png').write_bytes((folder / 'small.png').read_bytes()[:60])
-    (folder / 'notes.txt').write_text('no picture')
+    (folder / 'notes.txt').write_text('not an image')
     return folder
 
 
@@ -46,43 +51,76 @@ def video(tmp_path):
     return path
 
 
-def test_a_broken_picture_among_many_is_reported_in_the_end(models, pictures, tmp_path, run_tool):
+def test_a_broken_image_is_reported_at_the_end(models, images, tmp_path, run_tool):
     out = tmp_path / 'out'
-    done = run_tool('image_demo.py', pictures, models / 'segmentor.py', models / 'segmentor.pth', '--out', out)
+    done = run_tool('image_demo.py', images, models / 'segmentor.py', models / 'segmentor.pth', '--out', out)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert re.fullmatch(r'error: 1 of 4 files were left out: image \S+broken.png cannot be read: .*', last)
+    assert re.fullmatch(r'error: 1 of 4 files failed: image \S+broken.png cannot be read: .*', last)
     assert sorted(path.name for path in out.iterdir()) == ['grey.png', 'small.png', 'tall.jpg']
     assert '3 of 4 files painted' in done.stdout
 
 
-def test_the_picture_is_painted_beside_a_legend(models, pictures, tmp_path, monkeypatch):
-    source, out = pictures / 'small.png', tmp_path / 'out'
-    checkpoint = models / 'segmentor.pth'
-    call_tool(monkeypatch, 'image_demo.py', source, models / 'segmentor.py', checkpoint, '--out', out)
+def test_an_image_is_painted_beside_its_legend(models, segmentor, images, tmp_path, monkeypatch):
+    source, out = images / 'small.png', tmp_path / 'out'
+    call_tool(monkeypatch, 'image_demo.py', source, models / 'segmentor.py', models / 'segmentor.pth', '--out', out)
     painted, image = np.array(Image.open(out / 'small.png')), np.array(Image.open(source))
-    labels = EagerPredictor(models / 'segmentor.py', checkpoint)(read_image(source))
+    labels = segmentor.predict(read_image(source))
     palette = np.array([BLUE, GREEN, (255, 255, 255)])
     assert np.abs(painted[:30, :50] - (image * 0.5 + palette[labels] * 0.5)).max() <= 1
     legend = painted[:, 50:].reshape(-1, 3)
     for index, colour in enumerate((BLUE, GREEN)):
-        assert (legend == colour).all(1).any() == (index in labels), 'the legend has what is in the picture'
+        assert (legend == colour).all(1).any() == (index in labels), 'the legend has the classes in the image'
 
 
-def test_mmseg_sees_the_same(models):
-    predict = EagerPredictor(models / 'segmentor.py', models / 'segmentor.pth')
-    predict.model.cfg = cfg = load_config(models / 'segmentor.py')
-    cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline
+def test_the_legend_gives_shares_of_the_pixels(segmentor):
+    labels = np.array([[2, 2, 2], [0, 2, 0]], np.uint8)
+    _, legend = segmentor.task.draw(photograph(2, 3), labels, segmentor.classes, segmentor.palette)
+    assert legend == [((255, 255, 255), 'ice 67%'), (BLUE, 'sea 33%')]
+
+
+def write_wrapped(models):
+    """Write `wrapped.py`, the segmentor's config with its test data in a wrapper and a scope before a type."""
+    cfg = load_config(models / 'segmentor.py')
+    cfg.test_dataloader.dataset.pipeline[2].type = 'mmseg.LoadAnnotations'
+    cfg.test_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=cfg.test_dataloader.dataset)
+    cfg.dump(models / 'wrapped.py')
+
+
+@pytest.mark.parametrize('config', ['segmentor', 'wrapped'])
+def test_a_segmentor_uses_the_test_pipeline(models, config):
+    write_wrapped(models)
     image = photograph(50, 70)
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        expected = inference_model(predict.model, image).pred_sem_seg.data[0].numpy()
+    resized = mmcv.imrescale(image, (32, 24))  # the scale in the config
+    model, _ = load_model(load_config(models / 'segmentor.py'), models / 'segmentor.pth')
+    sample = SegDataSample(metainfo=dict(img_shape=resized.shape[:2], ori_shape=image.shape[:2]))
+    with torch.no_grad():
+        data = dict(inputs=[torch.from_numpy(resized.transpose(2, 0, 1).copy())], data_samples=[sample])
+        expected = model.test_step(data)[0].pred_sem_seg.data[0].numpy()
     assert len(np.unique(expected)) > 1
-    assert np.array_equal(predict(image), expected)
+    predictor = eager_predictor(models / f'{config}.py', models / 'segmentor.pth')
+    assert np.array_equal(predictor.predict(image), expected)
 
 
-def test_a_classifier_names_its_classes(models, pictures, tmp_path, monkeypatch):
+def test_a_classifier_uses_the_test_pipeline(models):
+    image = photograph(24, 24)
+    model, _ = load_model(load_config(models / 'classifier.py'), models / 'classifier.pth')
+    inputs = (torch.from_numpy(image.transpose(2, 0, 1).copy()).float() - 127.5) / 127.5
+    with torch.no_grad():
+        expected = model(inputs[None], mode='tensor').softmax(1)[0].numpy()
+    got = eager_predictor(models / 'classifier.py', models / 'classifier.pth').predict(image)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_a_config_without_test_data_is_refused(models):
+    (models / 'no_data.py').write_text("_base_ = ['classifier.py']\ntest_dataloader = None\n")
+    with pytest.raises(UserError, match=r'no_data\.py has no test_dataloader: its pipeline is needed'):
+        eager_predictor(models / 'no_data.py', models / 'classifier.pth')
+
+
+def test_a_classifier_lists_its_classes(models, images, tmp_path, monkeypatch):
     out = tmp_path / 'out'
-    source = pictures / 'small.png'
+    source = images / 'small.png'
     call_tool(monkeypatch, 'image_demo.py', source, models / 'classifier.py', models / 'classifier.pth', '--out', out)
     painted = np.array(Image.open(out / 'small.png'))
     assert np.array_equal(painted[:30, :50], np.array(Image.open(source)))
@@ -90,23 +128,10 @@ def test_a_classifier_names_its_classes(models, pictures, tmp_path, monkeypatch)
     assert np.count_nonzero(np.diff(rows.astype(int)) == 1) == 5, 'five lines of text'
 
 
-def test_a_classifier_takes_the_pipeline_of_its_config(models):
-    predict = EagerPredictor(models / 'classifier.py', models / 'classifier.pth')
-    image = photograph(24, 24)
-    inputs = (torch.from_numpy(image.transpose(2, 0, 1).copy()).float() - 127.5) / 127.5
-    with torch.no_grad():
-        expected = predict.model(inputs[None], mode='tensor').softmax(1)[0].numpy()
-    np.testing.assert_allclose(predict(image), expected, atol=1e-6)
-
-
-@needs_torch_export
-def test_a_video_is_painted_by_an_exported_file(models, video, tmp_path, monkeypatch):
-    pytest.importorskip('openvino')
-    options = ['--format', 'openvino', '--shape', 24, 32, '--out', tmp_path / 'exported']
-    config, checkpoint = models / 'segmentor.py', models / 'segmentor.pth'
-    call_tool(monkeypatch, 'deployment/export.py', config, checkpoint, *options)
-    exported = tmp_path / 'exported' / 'segmentor_24x32_fp32.xml'
-    call_tool(monkeypatch, 'image_demo.py', video, exported, '--out', tmp_path / 'out')
+def test_a_video_is_painted_by_an_exported_file(video, tmp_path, monkeypatch):
+    pytest.importorskip('onnxruntime')
+    write_onnx(tmp_path / 'segmentor.onnx')
+    call_tool(monkeypatch, 'image_demo.py', video, tmp_path / 'segmentor.onnx', '--out', tmp_path / 'out')
     painted = cv2.VideoCapture(str(tmp_path / 'out' / 'film.avi.mp4'))
     frames = 0
     while painted.read()[0]:
@@ -117,12 +142,12 @@ def test_a_video_is_painted_by_an_exported_file(models, video, tmp_path, monkeyp
 
 BAD_ARGUMENTS = {
     'no source': (['{tmp}/none.png', '{models}/segmentor.py', '{models}/segmentor.pth'], 'not found: .*none.png'),
-    'a source of another kind': (['{models}/segmentor.py', '{models}/segmentor.py'], 'is or holds no image or video'),
-    'a folder without pictures': (['{tmp}', '{models}/segmentor.py'], 'is or holds no image or video'),
+    'a source of another kind': (['{models}/segmentor.py', '{models}/segmentor.py'], 'no image or video .* in'),
+    'a folder without images': (['{tmp}', '{models}/segmentor.py'], 'no image or video .* in'),
     'no checkpoint': (['{data}', '{models}/segmentor.py'], 'needs a checkpoint'),
-    'a checkpoint too many': (['{data}', 'a.onnx', '{models}/segmentor.pth'], 'leave the checkpoint .* out'),
+    'one checkpoint too many': (['{data}', 'a.onnx', '{models}/segmentor.pth'], 'leave out the checkpoint'),
     'no exported file': (['{data}', '{tmp}/none.xml'], 'exported model not found'),
-    'the source as target': (['{data}', 'a.onnx', '--out', '{data}'], 'folder of the pictures themselves'),
+    'the source as target': (['{data}', 'a.onnx', '--out', '{data}'], 'folder of the images: choose another'),
     'an unwritable target': (
         ['{data}', '{models}/segmentor.py', '{models}/segmentor.pth', '--out', '{models}/segmentor.py'],
         'cannot write to',
@@ -131,7 +156,7 @@ BAD_ARGUMENTS = {
 
 
 @pytest.mark.parametrize(('arguments', 'problem'), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
-def test_bad_arguments_are_said_in_one_sentence(models, monkeypatch, tmp_path, arguments, problem):
+def test_bad_arguments_are_refused(models, monkeypatch, tmp_path, arguments, problem):
     pytest.importorskip('openvino')
     names = dict(models=models, tmp=tmp_path, data=models / 'data' / 'images')
     monkeypatch.chdir(tmp_path)

@@ -1,16 +1,21 @@
-"""The report tool: what is measured is tests/test_benchmark.py's; here its arguments and the interrupted run."""
+"""tools/performance_report.py: its arguments, an interrupted run, and the committed pages against the committed CSV."""
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from mmvittm.apis.cli import run_tool
-from mmvittm.benchmark import markdown
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'performance_report.py'
+ROOT = Path(__file__).parents[1]
+TOOL = ROOT / 'tools' / 'performance_report.py'
+RESULTS = next((ROOT / 'results' / 'speed').glob('fps-*.csv'))
+MODULE = runpy.run_path(str(TOOL))
+BEGIN, END, MEASUREMENTS = MODULE['BEGIN'], MODULE['END'], MODULE['MEASUREMENTS']
 
 
 def run_here(monkeypatch, *args) -> None:
@@ -21,10 +26,10 @@ def run_here(monkeypatch, *args) -> None:
 @pytest.mark.parametrize(
     ('options', 'sentence'),
     [
-        (['--only', 'growht'], "unknown measurement 'growht': choose one of classifier-b1-fp32, "),
         (['--doc', '{file}/page.md'], 'cannot write .*page.md'),
-        (['--out-dir', '{file}/results'], 'cannot write .*results'),
+        (['--out-dir', '{file}/results'], 'cannot write to .*results'),
         (['--threads', '0'], '--threads must be a whole number above 0, not 0'),
+        (['--render', '{file}.csv'], 'results file not found: .*file.csv'),
     ],
 )
 def test_bad_input_is_one_sentence(options, sentence, tmp_path, monkeypatch):
@@ -37,59 +42,125 @@ def test_bad_input_is_one_sentence(options, sentence, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
-@pytest.fixture
-def report() -> dict:
-    machine = dict(gpu=None, cpu='Fast CPU', cores=2, cpu_isa='AVX512', threads=2, versions={}, date='2026-11-22')
-    return dict(machine=machine, settings=dict(train=False), runs=[], results=[], growth=[])
+def test_measurements_name_configs_that_exist():
+    for plan in MEASUREMENTS.values():
+        words = plan['args'].format(**MODULE['PLAN']['configs']).split()
+        configs = [word for word in words if word.startswith('configs/')]
+        assert configs
+        assert all((ROOT / config).is_file() for config in configs)
 
 
 @pytest.fixture
-def called(report, tmp_path, monkeypatch) -> list[list[str]]:
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A folder with the repository's pages and results, to run the tool in."""
+    for path in ('docs/performance.md', 'README.md', RESULTS.relative_to(ROOT)):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_committed_pages_agree_with_the_results(checkout, monkeypatch):
+    run_here(monkeypatch, '--render', RESULTS.relative_to(ROOT))
+    for page in ('docs/performance.md', 'README.md'):
+        assert (checkout / page).read_text() == (ROOT / page).read_text()
+    for plot in ('latency.png', 'ratios.png'):
+        assert (checkout / 'docs' / 'images' / plot).stat().st_size > 5000
+        assert (ROOT / 'docs' / 'images' / plot).is_file()
+
+
+def test_table_shows_the_numbers_of_the_results(checkout, monkeypatch):
+    frame = pd.read_csv(RESULTS)
+    changed = frame['measurement'].eq('upernet-fp32') & frame['config'].str.contains('vittm')
+    frame.loc[changed, ['time_ms.median', 'speed_ratio_same_mode.median']] = [1000.4, 2.997]
+    frame.to_csv('changed.csv', index=False)
+    run_here(monkeypatch, '--render', 'changed.csv')
+    readme = (checkout / 'README.md').read_text()
+    assert (
+        '| UperNet, 512² : 504² | torch fp32 | 339.9 : 107.9 | 3687 : 1000 | 3.00 | 2.92–3.32 | 507 : 234 |' in readme
+    )
+    assert readme.count(BEGIN) == readme.count(END) == 1
+    before, after = (ROOT / 'README.md').read_text().split(BEGIN)[0], (ROOT / 'README.md').read_text().split(END)[1]
+    assert readme.startswith(before)
+    assert readme.endswith(after)
+
+
+def report(name: str, ms: float) -> dict:
+    """What tools/fps_benchmark.py writes, as far as the report tool reads it."""
+    frame = pd.read_csv(RESULTS)
+    rows = [row.dropna().to_dict() for _, row in frame[frame['measurement'] == name].iterrows()]
+    rows = [{key: value for key, value in row.items() if key not in ('measurement', 'packages')} for row in rows]
+    for row in rows:
+        row['time_ms.median'] = ms
+    versions = dict(torch='3.0.0+cpu', mmvittm='9.9.9')
+    machine = dict(cpu='Fast CPU @ 3 GHz', cores=2, cpu_isa='AVX2', threads=4, versions=versions, date='2027-01-01')
+    return dict(machine=machine, results=rows)
+
+
+@pytest.fixture
+def called(tmp_path, monkeypatch) -> list[list[str]]:
     """All but one measurement are kept from before; the commands that are run."""
     (tmp_path / 'kept').mkdir()
-    for name in set(runpy.run_path(str(TOOL))['MEASUREMENTS']) - {'growth'}:
-        (tmp_path / 'kept' / f'{name}.json').write_text(json.dumps(report))
+    for name in MEASUREMENTS.keys() - {'growth'}:
+        (tmp_path / 'kept' / f'{name}.json').write_text(json.dumps(report(name, 1.0)))
     commands = []
 
     def run(command, **_):
         commands.append(command)
-        Path(command[-1]).write_text(json.dumps(report))
+        out = Path(command[-1])
+        out.write_text(json.dumps(report(out.stem, 2.0)))
         return type('Done', (), dict(returncode=0))
 
     monkeypatch.setattr('subprocess.run', run)
-    monkeypatch.setattr('mmvittm.benchmark.markdown.pictures', lambda *_: [])
-    monkeypatch.setattr('mmvittm.benchmark.markdown.section', lambda name, _: f'### {name}')
-    monkeypatch.setattr('mmvittm.benchmark.markdown.SPEEDS', ())
     return commands
 
 
-def test_a_finished_run_writes_the_page_from_what_it_kept(called, tmp_path, monkeypatch, capsys):
-    names = runpy.run_path(str(TOOL))['MEASUREMENTS']
-    run_here(monkeypatch, '--out-dir', tmp_path / 'kept', '--doc', tmp_path / 'docs' / 'page.md')
+def test_interrupted_run_measures_what_is_missing(called, checkout, monkeypatch):
+    run_here(monkeypatch, '--out-dir', 'kept')
     assert len(called) == 1, 'the rest was kept'
     assert 'shape=512,768,1024,1280' in called[0]
-    page = (tmp_path / 'docs' / 'page.md').read_text()
-    assert page.count('### ') == len(names)
-    assert page.count(markdown.BEGIN) == page.count(markdown.END) == 1
-    assert f'{len(names)} of {len(names)} measurements' in capsys.readouterr().out
+    path = checkout / 'results' / 'speed' / 'fps-cpu-fast-cpu-3-ghz-avx2-4t-torch3.0.0.csv'
+    frame, committed = pd.read_csv(path), pd.read_csv(RESULTS)
+    assert frame['measurement'].tolist() == committed['measurement'].tolist()
+    assert frame['time_ms.median'].tolist() == [2.0 if name == 'growth' else 1.0 for name in frame['measurement']]
+    assert set(frame['version']) == {'9.9.9'}
+    for page, link in (
+        ('README.md', path.relative_to(checkout)),
+        ('docs/performance.md', f'../results/speed/{path.name}'),
+    ):
+        assert (
+            f'Measured on Fast CPU @ 3 GHz, 2 cores, AVX2, 4 threads; mmvittm 9.9.9, 2027-01-01; [{path.name}]({link})'
+            in (checkout / page).read_text()
+        )
 
 
-def test_the_page_of_the_project_comes_with_the_table_of_the_readme(called, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'README.md').write_text(f'# Ours\n\n{markdown.BEGIN}\nold\n{markdown.END}\n\nAfter.\n')
-    run_here(monkeypatch, '--out-dir', 'kept')
-    assert '## Targets' in (tmp_path / 'docs' / 'performance.md').read_text()
-    readme = (tmp_path / 'README.md').read_text()
-    assert readme.startswith(f'# Ours\n\n{markdown.BEGIN}\n\n| ViT-B/16 : ViTTM-B 28/28 |')
-    assert 'Measured on: Fast CPU' in readme
-    assert readme.endswith(f'{markdown.END}\n\nAfter.\n')
-    assert 'old' not in readme
+def test_new_rows_replace_those_of_the_same_name(called, checkout, monkeypatch):
+    run_here(monkeypatch, '--out-dir', 'kept', '--doc', 'page/page.md')
+    shutil.rmtree('kept')
+    run_here(monkeypatch, '--out-dir', 'kept', '--doc', 'page/page.md', '--only', 'tiny-fp32', 'growth-pooled')
+    assert len(called) == 3
+    [path] = (checkout / 'page').glob('*.csv')
+    frame = pd.read_csv(path)
+    assert len(frame) == len(pd.read_csv(RESULTS))
+    assert set(frame.loc[frame['time_ms.median'] == 2.0, 'measurement']) == {'growth', 'tiny-fp32', 'growth-pooled'}
 
 
-def test_a_readme_that_cannot_be_written_is_found_before_the_work(called, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'README.md').mkdir()
+def test_first_measurement_of_a_machine(called, checkout, monkeypatch):
+    run_here(monkeypatch, '--out-dir', 'new', '--doc', 'page/page.md', '--only', 'tiny-fp32')
+    [path] = (checkout / 'page').glob('*.csv')
+    assert set(pd.read_csv(path)['measurement']) == {'tiny-fp32'}
+    assert not list((checkout / 'page' / 'images').iterdir()), 'nothing to plot'
+
+
+def test_failed_measurements_are_named(checkout, monkeypatch):
+    monkeypatch.setattr('subprocess.run', lambda *_, **__: type('Done', (), dict(returncode=1)))
+    with pytest.raises(SystemExit, match='error: no results in new: every measurement failed, see the logs there'):
+        run_here(monkeypatch, '--out-dir', 'new', '--doc', 'page/page.md', '--only', 'tiny-fp32')
+
+
+def test_unwritable_readme_is_found_before_the_work(called, checkout, monkeypatch):
+    (checkout / 'README.md').unlink()
+    (checkout / 'README.md').mkdir()
     with pytest.raises(SystemExit, match=r'error: cannot write README.md: it is a folder'):
         run_here(monkeypatch, '--out-dir', 'kept')
     assert not called
-    assert not list((tmp_path / 'docs').iterdir())

@@ -1,4 +1,4 @@
-"""A killed and resumed training equals one that nobody killed; checkpoints are whole at every moment."""
+"""Compare killed and resumed trainings with uninterrupted ones, and check that checkpoints stay intact."""
 
 import os
 import random
@@ -19,27 +19,27 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import digit_version
 
 from mmvittm.apis.config import load_config
-from mmvittm.apis.resume import newest_checkpoint
+from mmvittm.apis.runner import newest_checkpoint
 from mmvittm.datasets import SeededDataset, SeededSampler
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, remove_leftovers
 
 ROOT = Path(__file__).parents[1]
-# torch 2.1 starts threads in a data loader's worker before it can be told to leave SIGTERM alone
+# torch 2.1 starts threads in a data loader worker before the worker can block SIGTERM
 WORKERS_OUTLIVE_SIGNALS = digit_version(torch.__version__) >= digit_version('2.6')
 TRAINED = [path for path in sorted((ROOT / 'configs').rglob('v*/**/*.py')) if 'train_cfg' in load_config(path)]
 
 
 @pytest.mark.parametrize('task', TASKS)
 def test_killed_in_every_way(task, tmp_path):
-    """At any time, between two file operations, while writing; tests/kill_and_resume.py does it more often."""
-    # long enough for three kills as late as they can come
+    """A short form of tests/kill_and_resume.py."""
+    # long enough for three kills, however late
     counts = survive(task, tmp_path, total=36 if task == 'segmentation' else 10, kills=3, seed=1)
     assert counts['between_file_operations'] + counts['while_writing'] == 2
 
 
-def test_last_checkpoint_is_there_after_two_kills_before_it_was_named(tmp_path):
-    """The checkpoint named last is then one of those that are deleted on resume."""
+def test_kills_just_before_last_checkpoint(tmp_path):
+    """``last_checkpoint`` then names one of the checkpoints that mmengine deletes on resume."""
     make_data(tmp_path / 'data')
     cfg = config('segmentation', tmp_path / 'data', tmp_path / 'run', 12, train_cfg__val_interval=99)
 
@@ -67,7 +67,7 @@ def test_last_checkpoint_is_there_after_two_kills_before_it_was_named(tmp_path):
 
 @pytest.fixture(scope='module', params=TASKS)
 def finished(request, tmp_path_factory):
-    """A training of 12 iterations that nobody killed: its task, folder and config."""
+    """Train 12 iterations without interruption; return the folder and the config."""
     folder = tmp_path_factory.mktemp(request.param)
     make_data(folder / 'data')
     cfg = config(request.param, folder / 'data', folder / 'whole', 12 if request.param == 'segmentation' else 3)
@@ -76,9 +76,9 @@ def finished(request, tmp_path_factory):
 
 
 def test_signal_saves_and_exits(finished):
-    """In the middle of an epoch and between two checkpoints; then it goes on with another number of workers.
+    """Within an epoch, between two checkpoints; the resumed run has another number of workers.
 
-    The whole process group gets the signal, as from a terminal or a scheduler: the workers of the data loader too.
+    The signal goes to the process group, as from a terminal or a scheduler, so to the data loader workers too.
     """
     folder, whole = finished
     number, status = dict(mmseg=(signal.SIGTERM, 143), mmpretrain=(signal.SIGINT, 130))[whole.default_scope]
@@ -90,7 +90,7 @@ def test_signal_saves_and_exits(finished):
 
         def run_iter_and_send(*args):
             if runner.iter == 6:
-                # by another process: what the main process sends its workers is for them
+                # sent by another process, since workers obey the main process
                 whom = f'-{os.getpgrp()}' if WORKERS_OUTLIVE_SIGNALS else str(os.getpid())
                 subprocess.run(['kill', f'-{number}', '--', whom], start_new_session=True, check=True)
             run_iter(*args)
@@ -106,10 +106,10 @@ def test_signal_saves_and_exits(finished):
     compare(folder / 'whole', work_dir)
 
 
-# iterations are counted from the beginning in segmentation only
+# only the segmentation config counts by iteration
 @pytest.mark.parametrize('finished', ['segmentation'], indirect=True)
-def test_resume_far_on_loads_no_earlier_sample(finished):
-    """At iteration 100,000, where everything before would take hours; the samples are those that belong there."""
+def test_resume_loads_no_earlier_sample(finished):
+    """Resume at iteration 100,000 and compare the loaded samples with those of the sampler."""
     folder, cfg = finished
     start = 100_000
     cfg = Config({**cfg, 'work_dir': str(folder / 'far')})
@@ -139,7 +139,7 @@ def test_resume_far_on_loads_no_earlier_sample(finished):
     assert loads.read_text().split() == expected
 
 
-def test_sampler_begins_anywhere():
+def test_sampler_starts_anywhere():
     for kind, endless in (('InfiniteSampler', True), ('DefaultSampler', True), ('DefaultSampler', False)):
         sampler = SeededSampler(range(10), dict(type=kind), endless=endless, seed=3)
         whole = list(islice(sampler, 25))
@@ -148,7 +148,7 @@ def test_sampler_begins_anywhere():
         assert list(islice(sampler, 18)) == whole[7:]
 
 
-def test_processes_share_the_draws_of_one():
+def test_processes_share_the_draws():
     def draws(rank, world_size):
         info = mock.Mock(return_value=(rank, world_size))
         with (
@@ -162,7 +162,7 @@ def test_processes_share_the_draws_of_one():
     assert [draw for pair in zip(first, second, strict=True) for draw in pair] == alone
 
 
-def test_sample_depends_on_its_place_only(tmp_path):
+def test_sample_depends_on_its_position_only(tmp_path):
     make_data(tmp_path)
     cfg = config('segmentation', tmp_path, tmp_path, 1)
     with DefaultScope.overwrite_default_scope('mmseg'):
@@ -173,11 +173,11 @@ def test_sample_depends_on_its_place_only(tmp_path):
     again = [dataset[draw]['inputs'] for draw in reversed(draws)]
     assert all(torch.equal(one, other) for one, other in zip(first, reversed(again), strict=True))
     same_file = [dataset[draws[0]._replace(key=(3, epoch, 0))]['inputs'] for epoch in range(4)]
-    assert not all(torch.equal(same_file[0], other) for other in same_file), 'every epoch is augmented alike'
+    assert not all(torch.equal(same_file[0], other) for other in same_file), 'all epochs have the same augmentation'
 
 
 @pytest.mark.parametrize('path', TRAINED, ids=lambda path: path.stem)
-def test_every_config_survives(path):
+def test_hooks_and_loops_of_configs(path):
     cfg = load_config(path)
     assert cfg.train_cfg.type in ('mmvittm.ResumableIterLoop', 'mmvittm.ResumableEpochLoop')
     assert cfg.default_hooks.checkpoint.type == 'mmvittm.SafeCheckpointHook'
@@ -185,36 +185,28 @@ def test_every_config_survives(path):
     assert {'non_finite', 'stop_on_signal'} <= cfg.default_hooks.keys()
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-100])
+def flip_bits(data: bytes) -> bytes:
+    """In 256 bytes, since a single byte may be padding, which has no checksum."""
+    middle = len(data) // 2
+    return data[:middle] + bytes(byte ^ 1 for byte in data[middle : middle + 256]) + data[middle + 256 :]
 
 
-def flip_a_bit(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def empty(path):
-    path.write_bytes(b'')
-
-
-@pytest.mark.parametrize('damage', [truncate, flip_a_bit, empty])
-def test_damaged_newest_is_passed_over(finished, damage, tmp_path):
+@pytest.mark.parametrize('damage', [lambda b: b[:-100], flip_bits, lambda b: b''], ids=['cut', 'bit', 'empty'])
+def test_damaged_newest_is_skipped(finished, damage, tmp_path):
     folder, _ = finished
     shutil.copytree(folder / 'whole', tmp_path / 'copy')
     pointer = tmp_path / 'copy' / 'last_checkpoint'
     newest = tmp_path / 'copy' / Path(pointer.read_text()).name
     pointer.write_text(str(newest))
     assert newest_checkpoint(tmp_path / 'copy') == newest
-    damage(newest)
-    with mock.patch('mmvittm.weights.loading.print_log') as log:
+    newest.write_bytes(damage(newest.read_bytes()))
+    with mock.patch('mmvittm.apis.runner.print_log') as log:
         before = newest_checkpoint(tmp_path / 'copy')
-    assert f'{newest} is torn or damaged' in log.call_args.args[0]
+    assert f'{newest} is damaged' in log.call_args.args[0]
     assert before.stem.split('_')[0] == newest.stem.split('_')[0] and before != newest
     assert state(before)['/meta/iter'] < 12
-    damage(before)
-    with pytest.raises(UserError, match=r'no checkpoint in .* is whole'):
+    before.write_bytes(damage(before.read_bytes()))
+    with pytest.raises(UserError, match=r'all checkpoints in .* are damaged'):
         newest_checkpoint(tmp_path / 'copy')
 
 
@@ -226,7 +218,7 @@ def test_resume_of_nothing(tmp_path):
     assert newest_checkpoint(tmp_path) is None
 
 
-def test_leftovers_go_and_nothing_else(tmp_path):
+def test_only_temporary_files_are_removed(tmp_path):
     for name in ('iter_3.pth', 'last_checkpoint'):
         with atomic_path(tmp_path / name) as temporary:
             leftover = temporary.name

@@ -1,6 +1,7 @@
-"""A checkpoint that runs code when unpickled does not run in any tool, on any way in; and --allow-pickle lets it."""
+"""Code in a checkpoint runs in no tool, by whichever option it is loaded, except with --allow-pickle."""
 
 import pickle
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -8,16 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.survival import config, fork, make_data, wait
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from mmvittm.errors import UserError
-from mmvittm.weights.loading import load_checkpoint_file, use_safe_loading
+from mmvittm.weights import load_checkpoint_file, use_safe_loading
 
 ROOT = Path(__file__).parents[1]
 
 
 class Malicious:
-    """Unpickled, it creates a file, and is then a dict of weights."""
+    """Creates a file when unpickled, and becomes a dict of weights."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -28,7 +30,7 @@ class Malicious:
 
 @pytest.fixture
 def attack(tmp_path):
-    """A config, a malicious checkpoint for it, and the file that is there once it has run."""
+    """A config, a malicious checkpoint for it, and the file that its code creates."""
     make_data(tmp_path / 'data')
     cfg = config('segmentation', tmp_path / 'data', tmp_path / 'run', 3)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
@@ -51,7 +53,7 @@ def run(folder, tool, *args):
     return wait(fork(work, log)), log.read_text()
 
 
-WAYS = {
+ENTRIES = {
     'resume': ('train.py', '{config}', '--resume', '{checkpoint}'),
     'load_from': ('train.py', '{config}', '--cfg-options', 'load_from={checkpoint}'),
     'init_cfg': (
@@ -81,17 +83,17 @@ WAYS = {
 }
 
 
-def fill(way, attack):
+def fill(entry, attack):
     path, checkpoint, _ = attack
-    return [word.format(config=path, checkpoint=checkpoint, folder=path.parent) for word in WAYS[way]]
+    return [word.format(config=path, checkpoint=checkpoint, folder=path.parent) for word in ENTRIES[entry]]
 
 
-@pytest.mark.parametrize('way', WAYS)
-def test_code_is_refused(attack, way):
-    if way == 'export':
+@pytest.mark.parametrize('entry', ENTRIES)
+def test_code_is_refused(attack, entry):
+    if entry == 'export':
         pytest.importorskip('openvino')
     path, checkpoint, trace = attack
-    status, log = run(path.parent, *fill(way, attack))
+    status, log = run(path.parent, *fill(entry, attack))
     assert status == 1, log
     assert f'checkpoint {checkpoint} is not a plain weights file' in log
     assert not trace.exists(), 'the code ran'
@@ -105,7 +107,7 @@ def test_allow_pickle(attack):
 
 @pytest.fixture
 def own_loaders():
-    """Leaves mmengine's loaders as they were."""
+    """Restores mmengine's loaders after the test."""
     before = dict(CheckpointLoader._schemes)
     yield
     CheckpointLoader._schemes = before
@@ -126,7 +128,7 @@ def test_downloads_are_not_unpickled(own_loaders, tmp_path, monkeypatch):
 @pytest.mark.parametrize('scheme', ['open-mmlab', 'torchvision', 'modelzoo', 'mmcls', 'pavi', 's3'])
 def test_other_places_are_refused(own_loaders, scheme):
     use_safe_loading()
-    with pytest.raises(UserError, match=f'{scheme}://x/y is not loaded.*download it and give its path'):
+    with pytest.raises(UserError, match=f'{scheme}://x/y was not loaded.*download it and pass its path'):
         CheckpointLoader.load_checkpoint(f'{scheme}://x/y')
 
 
@@ -142,3 +144,13 @@ def test_plain_pickle_is_refused(tmp_path):
     with pytest.raises(UserError):
         load_checkpoint_file(tmp_path / 'a.pth')
     assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('core', ['core', '_core'])
+def test_logs_of_either_numpy_are_read(tmp_path, core):
+    """numpy 2 renamed ``numpy.core`` to ``numpy._core``, and pickles hold the name."""
+    path = tmp_path / 'a.pth'
+    torch.save(dict(log=HistoryBuffer([0.5], [1])), path, _use_new_zipfile_serialization=False)
+    written = path.read_bytes()
+    path.write_bytes(re.sub(rb'numpy\._?core\.', f'numpy.{core}.'.encode(), written))
+    assert load_checkpoint_file(path)['log'].mean() == 0.5

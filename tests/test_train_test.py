@@ -1,4 +1,4 @@
-"""tools/train.py, tools/test.py and what comes after them, as a user runs them, on small real data."""
+"""tools/train.py, tools/test.py and tools/prediction_grid.py as subprocesses, on small real data."""
 
 import json
 import re
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.data import save, write_segmentation_set
+from helpers.tiny import tiny_backbone
 from mmseg.structures import SegDataSample
 from PIL import Image
 
@@ -21,7 +23,7 @@ ENTRY = 'configs/vittm_upernet_ade20k.py'
 
 
 def data_options(folder, batch_size):
-    """--cfg-options that put a data set's folder in place and keep all loading in the main process."""
+    """Options that set the folder of a data set and load without workers."""
     options = [f'train_dataloader.batch_size={batch_size}']
     for loader in ('train', 'val', 'test'):
         options += [
@@ -34,10 +36,12 @@ def data_options(folder, batch_size):
 
 @pytest.fixture(scope='module')
 def trained(run_tool, blue_marble, tmp_path_factory):
-    """A work dir after four iterations of the demo config on Blue Marble."""
+    """Train the demo config for four iterations on Blue Marble, with data loader workers."""
     work_dir = tmp_path_factory.mktemp('work_dirs')
     options = [
         *data_options(blue_marble, 2),
+        *(f'{loader}_dataloader.num_workers=1' for loader in ('train', 'val')),
+        *(f'{loader}_dataloader.persistent_workers=True' for loader in ('train', 'val')),
         'train_cfg.max_iters=4',
         'train_cfg.val_interval=4',
         'default_hooks.checkpoint.interval=2',
@@ -46,11 +50,12 @@ def trained(run_tool, blue_marble, tmp_path_factory):
     ]
     done = run_tool('train.py', DEMO, '--work-dir', work_dir, '--cfg-options', *options)
     assert done.returncode == 0, done.stderr
-    return work_dir, options, done.stdout + done.stderr
+    return work_dir, options, done
 
 
 def test_training_logs_validates_and_saves(trained):
-    work_dir, _, output = trained
+    work_dir, _, done = trained
+    output = done.stdout + done.stderr
     assert re.search(r'Iter\(train\) \[4/4\].*loss: \d', output)
     assert re.search(r'Iter\(val\).*mIoU: [\d.]+.*IoU.polar', output)
     assert re.search(r'training .*4/4.* loss \d', output), 'no progress bar'
@@ -59,15 +64,21 @@ def test_training_logs_validates_and_saves(trained):
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
-def test_resume_goes_on_where_it_stopped(trained, run_tool):
+def test_finished_training_prints_no_traceback(trained):
+    """The data loader workers end quietly."""
+    assert 'Traceback' not in trained[2].stderr
+
+
+def test_resume_without_a_default_hook(trained, run_tool):
     work_dir, options, _ = trained
-    more = [option for option in options if 'max_iters' not in option] + ['train_cfg.max_iters=5']
-    arguments = ['--resume', work_dir / 'iter_4.pth', '--cfg-options', *more]
+    more = ['train_cfg.max_iters=5', 'default_hooks.stop_on_signal=None']  # of two values, the later one counts
+    arguments = ['--resume', work_dir / 'iter_4.pth', '--cfg-options', *options, *more]
     done = run_tool('train.py', DEMO, '--work-dir', work_dir / 'resumed', *arguments)
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
     assert 'Iter(train) [5/5]' in output
     assert 'Iter(train) [4/5]' not in output
+    assert 'StopOnSignalHook' not in output
 
 
 @pytest.fixture(scope='module')
@@ -81,8 +92,8 @@ def tested(trained, run_tool, blue_marble):
     return out, show
 
 
-def test_metrics_are_those_of_the_saved_predictions(tested, blue_marble):
-    """mIoU counted again from the PNG files, by its definition."""
+def test_metrics_of_the_saved_predictions(tested, blue_marble):
+    """Compute the mIoU from the PNG files."""
     out, _ = tested
     metrics = json.loads((out / 'metrics.json').read_text())
     intersect, union = np.zeros(6), np.zeros(6)
@@ -100,8 +111,8 @@ def test_metrics_are_those_of_the_saved_predictions(tested, blue_marble):
     assert metrics['IoU.polar'] == pytest.approx(iou[5], abs=0.01)
 
 
-def test_predictions_lie_where_their_pixels_are(trained, blue_marble):
-    """A 300² tile is padded to whole patches of 32: the same logits as of an image padded and cut by hand."""
+def test_predictions_are_aligned(trained, blue_marble):
+    """A 300² tile, padded to whole patches of 32, has the logits of an image padded and cropped by hand."""
     config = load_config(ROOT / DEMO)
     model = build_model(config).eval()
     model.load_state_dict(load_checkpoint_file(trained[0] / 'iter_4.pth')['state_dict'])
@@ -115,23 +126,22 @@ def test_predictions_lie_where_their_pixels_are(trained, blue_marble):
     torch.testing.assert_close(predicted.seg_logits.data, logits[0, :, :300, :300])
 
 
-def test_show_dir_holds_a_picture_per_image(tested):
-    pictures = list(tested[1].rglob('*.png'))
-    assert len(pictures) == 19
+def test_show_dir(tested):
+    assert len(list(tested[1].rglob('*.png'))) == 19
 
 
-def test_prediction_grid_shows_truth_and_prediction(tested, run_tool, blue_marble, tmp_path):
+def test_prediction_grid(tested, run_tool, blue_marble, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text(
         f'_base_ = {str(ROOT / DEMO)!r}\ntest_dataloader = dict(dataset=dict(data_root={str(blue_marble)!r}))'
     )
-    picture = tmp_path / 'grid.png'
-    done = run_tool('prediction_grid.py', config, tested[0], '--out', picture, '--images', 2)
+    grid = tmp_path / 'grid.png'
+    done = run_tool('prediction_grid.py', config, tested[0], '--out', grid, '--images', 2)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith(str(picture))
-    pixels = np.array(Image.open(picture).convert('RGB')).reshape(-1, 3)
+    assert done.stdout.strip().endswith(str(grid))
+    pixels = np.array(Image.open(grid).convert('RGB')).reshape(-1, 3)
     for colour in BlueMarbleDataset.METAINFO['palette']:
-        assert (pixels == colour).all(1).any(), f'{colour} is nowhere in the picture'
+        assert (pixels == colour).all(1).any(), f'{colour} is missing'
 
 
 def test_test_time_augmentation(trained, run_tool, blue_marble):
@@ -144,20 +154,11 @@ def test_test_time_augmentation(trained, run_tool, blue_marble):
 
 @pytest.fixture(scope='module')
 def tiny_ade(tmp_path_factory):
-    """A folder of ADE20K's shape: two images for each split, labels 0 (unlabelled) to 150."""
-    root = tmp_path_factory.mktemp('data') / 'ade'
-    generator = np.random.default_rng(0)
-    for split in ('training', 'validation'):
-        for kind, shape, top, suffix in (('images', (72, 96, 3), 256, 'jpg'), ('annotations', (72, 96), 151, 'png')):
-            folder = root / kind / split
-            folder.mkdir(parents=True)
-            for index in range(2):
-                pixels = generator.integers(0, top, shape, dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f'ADE_{index}.{suffix}')
-    return root
+    """Write a data set like ADE20K: labels 0 (unlabelled) to 150."""
+    return write_segmentation_set(tmp_path_factory.mktemp('data') / 'ade', (72, 96), num_labels=151, suffix='.jpg')
 
 
-def test_the_entry_config_trains_and_tests_in_real_size(run_tool, tiny_ade, tmp_path):
+def test_entry_config_in_full_size(run_tool, tiny_ade, tmp_path):
     options = [
         *data_options(tiny_ade, 2),
         'train_cfg.max_iters=2',
@@ -176,14 +177,13 @@ def test_the_entry_config_trains_and_tests_in_real_size(run_tool, tiny_ade, tmp_
     assert 'mIoU' in done.stdout + done.stderr
 
 
-def test_a_classifier_trains_through_the_same_tool(run_tool, tmp_path):
-    """A config of mmpretrain's kind, with a ViTTM backbone, on a few images made here."""
+def test_classifier(run_tool, tmp_path):
+    """An mmpretrain config with a ViTTM backbone learns to tell dark from light images."""
     generator = np.random.default_rng(0)
     for name, mean in (('dark', 60), ('light', 200)):
-        (tmp_path / 'train' / name).mkdir(parents=True)
         for index in range(4):
-            pixels = generator.normal(mean, 20, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / 'train' / name / f'{index}.png')
+            pixels = generator.normal(mean, 20, (32, 32, 3)).clip(0, 255)
+            save(tmp_path / 'train' / name / f'{index}.png', pixels)
     config = tmp_path / 'classifier.py'
     config.write_text(f"""
 custom_imports = dict(imports=['mmvittm'])
@@ -191,13 +191,7 @@ default_scope = 'mmpretrain'
 model = dict(
     type='ImageClassifier',
     data_preprocessor=dict(num_classes=2, mean=[128.0] * 3, std=[64.0] * 3, to_rgb=True),
-    backbone=dict(
-        type='mmvittm.ViTTM',
-        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-        img_size=32,
-        memory_embed=dict(type='PatchTokens', patch_size=4),
-        process_embed=dict(type='PatchTokens', patch_size=8),
-        rw_head=dict(type='LinearAttention', latent_ratio=2)),
+    backbone={tiny_backbone(img_size=32)!r},
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=2, in_channels=16))
 train_dataloader = dict(
@@ -205,21 +199,13 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(type='CustomDataset', data_root={str(tmp_path)!r}, data_prefix='train',
                  pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
-val_dataloader = dict(
-    batch_size=4,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='CustomDataset', data_root={str(tmp_path)!r}, data_prefix='train',
-                 pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
-test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=1)
-test_evaluator = val_evaluator
+val_dataloader = test_dataloader = train_dataloader
+val_evaluator = test_evaluator = dict(type='Accuracy', topk=1)
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=0.002))
 train_cfg = dict(by_epoch=True, max_epochs=15, val_interval=15)
-val_cfg = dict()
-test_cfg = dict()
-default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=15))
+val_cfg, test_cfg = dict(), dict()
 """)
     done = run_tool('train.py', config, '--work-dir', tmp_path / 'work')
     assert done.returncode == 0, done.stderr
     accuracy = re.search(r'accuracy/top1: ([\d.]+)', done.stdout + done.stderr)
-    assert float(accuracy[1]) == 100, 'dark and light images are told apart'
+    assert float(accuracy[1]) == 100

@@ -1,9 +1,9 @@
-"""The hook that logs training dynamics: its numbers by hand, read back from TensorBoard's file."""
+"""Compare what TrainingDynamicsHook writes to TensorBoard with the same numbers computed by hand."""
 
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.tiny import images, one_thread  # noqa: F401
+from helpers.tiny import images, one_thread, tiny_backbone  # noqa: F401
 from mmengine.dataset import pseudo_collate
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, DefaultScope
@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from mmvittm.engine import TrainingDynamicsHook
 from mmvittm.errors import UserError
-from mmvittm.models import ViTTM
 
 PER_BLOCK = (
     'process_norm',
@@ -25,20 +24,13 @@ PER_BLOCK = (
     'read_head_grad_norm',
     'write_head_grad_norm',
 )
-BACKBONE = dict(
-    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-    img_size=16,
-    memory_embed=dict(type='PatchTokens', patch_size=4),
-    process_embed=dict(type='PatchTokens', patch_size=8),
-    rw_head=dict(type='LinearAttention', latent_ratio=2),
-)
 
 
 def classifier(**backbone):
     torch.manual_seed(0)
-    backbone = dict(type='mmvittm.ViTTM', out_stream='tokens', **BACKBONE, **backbone)
+    backbone = tiny_backbone(out_stream='tokens', **backbone)
     head = dict(type='mmvittm.ViTTMClsHead', num_classes=2, in_channels=16)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):  # an earlier Runner leaves its own
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
         return MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head))
 
 
@@ -48,7 +40,7 @@ def batch():
 
 
 def train(model, work_dir, interval, iterations, **optim_wrapper) -> dict[str, dict[int, float]]:
-    """Train without learning, on the same batch again and again; what TensorBoard finds, by scalar and step."""
+    """Train on the same batch with a learning rate of 0; return TensorBoard's scalars by tag and step."""
     runner = Runner(
         model=model,
         work_dir=str(work_dir),
@@ -82,7 +74,7 @@ def test_numbers_by_hand(tmp_path):
     got = {tag.removeprefix('backbone/'): steps[4] for tag, steps in found.items()}
 
     x, backbone = images(), model.backbone
-    maps = ViTTM(**BACKBONE, out_indices=(0, 1), out_stream='memory')
+    maps = MODELS.build(tiny_backbone(out_indices=(0, 1), out_stream='memory'))
     maps.load_state_dict(backbone.state_dict())
     for index, memory in enumerate(maps(x)):
         assert got[f'memory_norm/block_{index:02d}'] == pytest.approx(mean_norm(memory.movedim(1, -1)), rel=1e-4)
@@ -119,7 +111,7 @@ def test_recomputed_activations_count_once(tmp_path):
         assert checkpointed[tag][1] == pytest.approx(plain[tag][1], rel=1e-5), tag
 
 
-def test_behind_a_distributed_wrapper(tmp_path):
+def test_distributed_wrapper(tmp_path):
     dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
     try:
         model = MMDistributedDataParallel(classifier())
@@ -131,24 +123,24 @@ def test_behind_a_distributed_wrapper(tmp_path):
     assert all(wrapped[tag][1] == pytest.approx(plain[tag][1], rel=1e-5) for tag in plain)
 
 
-def test_accumulated_gradients_are_waited_for(tmp_path):
-    """Steps are made in every second iteration; the third asks, the fourth answers."""
+def test_accumulated_gradients(tmp_path):
+    """Every second iteration makes a step, so what is due after the third is logged after the fourth."""
     found = train(classifier(), tmp_path, interval=3, iterations=6, accumulative_counts=2)
     assert all(list(steps) == [4, 6] for steps in found.values())
 
 
-def test_the_model_is_let_go_of(tmp_path):
+def test_hooks_are_removed(tmp_path):
     model = classifier()
     train(model, tmp_path, interval=2, iterations=3)
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_a_model_without_vittm(tmp_path):
+def test_model_without_vittm(tmp_path):
     model = MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=dict(type='mmpretrain.LeNet5')))
-    with pytest.raises(UserError, match='finds no ViTTM in the model: leave it out of custom_hooks'):
+    with pytest.raises(UserError, match='found no ViTTM in the model: remove it from custom_hooks'):
         train(model, tmp_path, interval=1, iterations=1)
 
 
 def test_interval():
-    with pytest.raises(UserError, match='the interval of TrainingDynamicsHook is 0'):
+    with pytest.raises(UserError, match='interval of TrainingDynamicsHook must be at least 1, not 0'):
         TrainingDynamicsHook(interval=0)

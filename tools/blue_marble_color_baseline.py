@@ -1,4 +1,4 @@
-"""The comparison for a network on Blue Marble: gradient-boosted trees that see only the colour around a pixel."""
+"""Baseline for Blue Marble: gradient-boosted trees on the colour of a pixel and its surroundings."""
 
 import argparse
 import json
@@ -25,35 +25,35 @@ from mmvittm.fileio import atomic_path
 try:
     from sklearn.ensemble import HistGradientBoostingClassifier
 except ModuleNotFoundError:
-    sys.exit('error: scikit-learn is not installed: run `pip install "mmvittm[demo]"`.')
+    sys.exit('error: scikit-learn is not installed: run `pip install "mmvittm[demo]"`')
 
 BOX_SIZES = (9, 33)  # pixels
-TREES_PER_STEP = 10  # between two updates of the progress bar
+TREES_PER_STEP = 10  # per update of the progress bar
 CLASSES = BlueMarbleDataset.METAINFO['classes']
 
 
 def load(data_root: Path, split: str) -> BlueMarbleDataset:
-    """The images (``img``, uint8 of shape (H, W, 3)) and labels (``gt_seg_map``, of shape (H, W)) of a split."""
+    """Load a split: images ``img``, uint8 of shape (H, W, 3), and labels ``gt_seg_map`` of shape (H, W)."""
     folders = dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}')
     for folder in folders.values():
         if not any((data_root / folder).glob('*.png')):
             raise UserError(
-                f'{data_root / folder} holds no PNG file: build the data with '
-                f'`python tools/dataset_converters/blue_marble.py {data_root}`.'
+                f'{data_root / folder} has no PNG files: build the data with '
+                f'`python tools/dataset_converters/blue_marble.py {data_root}`'
             )
     pipeline = [LoadImageFromFile(), LoadAnnotations(), CheckLabels(len(CLASSES))]
     return BlueMarbleDataset(data_root=str(data_root), data_prefix=folders, pipeline=pipeline)
 
 
 def features(image: np.ndarray) -> np.ndarray:
-    """Colour of each pixel and its means over the boxes around it, float32 of shape (H * W, 9)."""
+    """Compute the colour of each pixel and of the boxes around it, float32 of shape (H * W, 9)."""
     image = image.astype(np.float32)
     maps = [image, *(cv2.blur(image, (size, size)) for size in BOX_SIZES)]
     return np.concatenate(maps, axis=-1).reshape(-1, 3 * len(maps))
 
 
 def sample(dataset: BlueMarbleDataset, num_pixels: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels of labelled pixels, drawn without replacement and in equal number from each image."""
+    """Draw labelled pixels, equally many from each image, and return their features and labels."""
     drawn = []
     for item in track(dataset, 'Sampling pixels', console=Console(stderr=True)):
         labels = item['gt_seg_map'].ravel()
@@ -65,7 +65,7 @@ def sample(dataset: BlueMarbleDataset, num_pixels: int, rng: np.random.Generator
 
 
 def fit(x: np.ndarray, y: np.ndarray, iterations: int, seed: int) -> HistGradientBoostingClassifier:
-    """Boost for ``iterations`` rounds; early stopping is off, so that the number says what was fitted."""
+    """Fit ``iterations`` boosting rounds, without early stopping."""
     model = HistGradientBoostingClassifier(warm_start=True, early_stopping=False, random_state=seed)
     steps = [*range(TREES_PER_STEP, iterations, TREES_PER_STEP), iterations]
     for max_iter in track(steps, 'Boosting', console=Console(stderr=True)):
@@ -74,7 +74,7 @@ def fit(x: np.ndarray, y: np.ndarray, iterations: int, seed: int) -> HistGradien
 
 
 def evaluate(model: HistGradientBoostingClassifier, dataset: BlueMarbleDataset) -> dict[str, np.ndarray]:
-    """``aAcc``, and ``IoU`` and ``Acc`` of each class in percent, over all labelled pixels (mmseg's IoUMetric)."""
+    """Compute ``aAcc``, and ``IoU`` and ``Acc`` of each class, in percent over all labelled pixels."""
     areas = []
     for item in track(dataset, 'Evaluating', console=Console(stderr=True)):
         predicted = torch.from_numpy(model.predict(features(item['img'])))
@@ -85,7 +85,7 @@ def evaluate(model: HistGradientBoostingClassifier, dataset: BlueMarbleDataset) 
 
 
 def report(metrics: dict[str, np.ndarray]) -> Table:
-    """IoU and accuracy of each class, and their means."""
+    """Tabulate IoU and accuracy of each class and their means."""
     table = Table('class', 'IoU', 'Acc', title='Validation (%)')
     for name, iou, acc in zip(CLASSES, metrics['IoU'], metrics['Acc'], strict=True):
         table.add_row(name, f'{iou:.2f}', f'{acc:.2f}', end_section=name == CLASSES[-1])
@@ -102,7 +102,7 @@ def positive(text: str) -> int:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Fit gradient-boosted trees to the colour of single pixels and its means over '
+        description='Fit gradient-boosted trees to the colour of each pixel and its means over boxes of '
         f'{" and ".join(map(str, BOX_SIZES))} pixels, and report the mIoU on the Blue Marble validation tiles.',
     )
     parser.add_argument(
@@ -116,11 +116,11 @@ def parse_args() -> argparse.Namespace:
         '--pixels',
         type=positive,
         default=200_000,
-        help='training pixels to draw, at least one a tile (default: %(default)s)',
+        help='number of training pixels, at least one per tile (default: %(default)s)',
     )
     parser.add_argument('--iterations', type=positive, default=100, help='boosting rounds (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of the draw and of the trees (default: %(default)s)')
-    parser.add_argument('--out', type=Path, help='JSON file for the result')
+    parser.add_argument('--seed', type=int, default=0, help='random seed (default: %(default)s)')
+    parser.add_argument('--out', type=Path, help='JSON file to write the result to')
     return parser.parse_args()
 
 

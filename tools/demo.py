@@ -1,6 +1,6 @@
-"""The whole way in one command: real data, training, test, a picture to look at, and speed against a ViT.
+"""The complete workflow in one command: real data, three models trained and tested alike, a picture and a table.
 
-Runs the tools that you would run yourself, shows each command, and closes with a table.
+Trains ViTTM-T 16/32 and two ViTs alike by running the tools that you would run yourself, and shows each command.
 """
 
 import argparse
@@ -18,25 +18,23 @@ from rich.table import Table
 from mmvittm.apis.cli import run_tool
 from mmvittm.errors import UserError
 
-CONFIG = 'configs/vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
-BASELINE = 'configs/vit/vit-t16_upernet_1xb8-demo_blue-marble-256x256.py'
-SPEED_ROWS = {
-    'median ms': lambda model: f'{model["time_ms"]["median"]:.1f}',
-    'FPS': lambda model: f'{model["fps"]:.1f}',
-    'GMACs': lambda model: f'{model["macs_per_image"] / 1e9:.2f}',
-    'speed, ViT = 1': lambda model: f'{model["speed_ratio"]["median"]:.2f}',
+MODELS = {
+    'ViTTM-T 16/32': 'configs/vittm/vittm-t_16-32_upernet-mixed_1xb8-demo_blue-marble-256x256.py',
+    'ViT-T/32': 'configs/vit/vit-t32_upernet_1xb8-demo_blue-marble-256x256.py',
+    'ViT-T/16': 'configs/vit/vit-t16_upernet_1xb8-demo_blue-marble-256x256.py',
 }
+SHOWN = 'ViTTM-T 16/32'  # the model whose predictions are drawn
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='where everything it makes goes')
-    parser.add_argument('--iters', type=int, help="training iterations (default: the demo schedule's)")
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='folder of all results')
+    parser.add_argument('--iters', type=int, help='training iterations per model (default: from the demo schedule)')
     return parser.parse_args()
 
 
 def run(console: Console, title: str, *command: str | Path) -> None:
-    """Run one tool of this folder, shown as the user would type it."""
+    """Run a tool of this folder and show its command line."""
     words = [str(word) for word in command]
     console.rule(title, align='left')
     console.print(f'$ python {shlex.join(words)}', style='dim', soft_wrap=True, highlight=False)
@@ -44,18 +42,16 @@ def run(console: Console, title: str, *command: str | Path) -> None:
         raise UserError(f'the demo stopped at "{title}": see above')
 
 
-def closing_table(metrics: dict[str, float], models: list[dict]) -> Table:
-    """IoU by class, then the speed of both models."""
-    table = Table(title='Blue Marble, 19 validation tiles', title_justify='left')
-    table.add_column('')
-    table.add_column('ViTTM-T 16/32', justify='right')
-    table.add_column('ViT-T/16', justify='right')
-    for name, value in metrics.items():
-        if name.startswith('IoU.'):
-            table.add_row(name.removeprefix('IoU.'), f'{value:.1f}', '–')
-    table.add_row('mIoU (%)', f'{metrics["mIoU"]:.1f}', '–', style='bold', end_section=True)
-    for label, cell in SPEED_ROWS.items():
-        table.add_row(label, *(cell(model) for model in models))
+def closing_table(metrics: dict[str, dict[str, float]], speeds: dict[str, dict]) -> Table:
+    """mIoU and time of every model, then IoU by class."""
+    table = Table(title='Blue Marble, 19 held-out tiles', title_justify='left')
+    table.add_column('model')
+    classes = [name for name in next(iter(metrics.values())) if name.startswith('IoU.')]
+    for name in ('mIoU (%)', 'ms', *(name.removeprefix('IoU.') for name in classes)):
+        table.add_column(name, justify='right')
+    for model, values in metrics.items():
+        time_ms = f'{speeds[model]["time_ms"]["median"]:.0f}'
+        table.add_row(model, f'{values["mIoU"]:.1f}', time_ms, *(f'{values[name]:.0f}' for name in classes))
     return table
 
 
@@ -63,34 +59,33 @@ def main() -> None:
     args = parse_args()
     start = time.monotonic()
     console = Console()
-    predictions, picture, fps = (args.work_dir / name for name in ('predictions', 'predictions.png', 'fps.json'))
     iters = [] if args.iters is None else [f'train_cfg.max_iters={args.iters}']
+    # a progress bar replaces the log lines
+    quiet = ['--cfg-options', 'log_level=WARNING']
+    folders = {model: args.work_dir / Path(config).stem for model, config in MODELS.items()}
+    picture, fps = args.work_dir / 'predictions.png', args.work_dir / 'fps.json'
 
     run(console, '1/5 Blue Marble: satellite images and climate zones', 'tools/dataset_converters/blue_marble.py')
-    # the progress bar and the closing table take the place of the log lines
-    options = ['--work-dir', args.work_dir, '--cfg-options', 'log_level=WARNING']
-    run(console, '2/5 Train ViTTM-T', 'tools/train.py', CONFIG, *options, *iters)
-    checkpoint = find_latest_checkpoint(str(args.work_dir))
-    outputs = ['--out', predictions, *options]
-    run(console, '3/5 Test it', 'tools/test.py', CONFIG, checkpoint, *outputs)
-    run(console, '4/5 Draw its predictions', 'tools/prediction_grid.py', CONFIG, predictions, '--out', picture)
-    run(
-        console,
-        '5/5 Measure its speed against a ViT',
-        'tools/fps_benchmark.py',
-        BASELINE,
-        CONFIG,
-        '--rounds',
-        20,
-        '--out',
-        fps,
-    )
+    for model, config in MODELS.items():
+        folder = folders[model]
+        run(console, f'2/5 Train {model}', 'tools/train.py', config, '--work-dir', folder, *quiet, *iters)
+    for model, config in MODELS.items():
+        folder = folders[model]
+        checkpoint = find_latest_checkpoint(str(folder))
+        outputs = ['--work-dir', folder, '--out', folder / 'predictions', *quiet]
+        run(console, f'3/5 Test {model}', 'tools/test.py', config, checkpoint, *outputs)
+    predictions = folders[SHOWN] / 'predictions'
+    run(console, '4/5 Draw predictions', 'tools/prediction_grid.py', MODELS[SHOWN], predictions, '--out', picture)
+    timing = ['--shape', 512, '--rounds', 20, '--out', fps]
+    run(console, '5/5 Measure the speed', 'tools/fps_benchmark.py', *MODELS.values(), *timing)
 
-    metrics = json.loads((predictions / 'metrics.json').read_text())
-    vit, vittm = json.loads(fps.read_text())['results']
+    metrics = {
+        model: json.loads((folder / 'predictions/metrics.json').read_text()) for model, folder in folders.items()
+    }
+    speeds = dict(zip(MODELS, json.loads(fps.read_text())['results'], strict=True))
     console.rule('Done', align='left')
-    console.print(closing_table(metrics, [vittm, vit]))
-    console.print(f'Look at {picture}', soft_wrap=True)
+    console.print(closing_table(metrics, speeds))
+    console.print(f'ms: median time per tile of 512 × 512 pixels. Predictions of {SHOWN}: {picture}', soft_wrap=True)
     console.print(f'The demo took {(time.monotonic() - start) / 60:.1f} minutes.')
 
 

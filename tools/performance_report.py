@@ -1,104 +1,73 @@
-"""Measure everything docs/performance.md reports, and write its tables and plots and the README's table.
+"""Run the measurements of performance_report.yaml, and write their results to results/speed/ and to the pages.
 
-Each measurement is a call of tools/fps_benchmark.py in a process of its own; its results are kept in the output folder,
-so that an interrupted run goes on. Under 30 minutes on two quiet cores; nothing else should run meanwhile.
+Each measurement runs tools/fps_benchmark.py in its own process and keeps its JSON in --out-dir, so that an interrupted
+run continues. The results file is named by hardware and versions; its rows of the same measurement are replaced. The
+plots and the tables of docs/performance.md and README.md are made from that file. Takes under 30 minutes on two cores
+that do nothing else.
 """
 
 import argparse
 import json
+import os
+import re
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
+import pandas as pd
+from mmengine.fileio import load
 from rich.console import Console
 
 from mmvittm.apis.cli import run_tool
-from mmvittm.benchmark.markdown import AGREEMENT, TARGETS, generated, pictures, renewed, speeds
+from mmvittm.benchmark.plots import plot_growth, plot_ratios, save
+from mmvittm.benchmark.report import displayed, fill, flatten
 from mmvittm.errors import UserError
-from mmvittm.fileio import atomic_path
+from mmvittm.fileio import atomic_path, require_writable
 
-VIT, VITTM = 'configs/vit/vit-b16', 'configs/vittm/vittm-b_28-28'
-CLASSIFIERS = [f'{VIT}_in21k-p-pre_16xb128-300e_in1k.py', f'{VITTM}_in21k-p-pre_16xb128-300e_in1k.py']
-SEGMENTER = [f'{VIT}_segmenter_8xb2-160k_ade20k-512x512.py', f'{VITTM}_segmenter_8xb2-160k_ade20k-504x504.py']
-UPERNET = [f'{VIT}_upernet_8xb2-160k_ade20k-512x512.py', f'{VITTM}_upernet_8xb2-160k_ade20k-504x504.py']
-POOLED = 'configs/vittm/vittm-b_28-pooled-18_segmenter_8xb2-160k_ade20k-504x504.py'
-TINY = [
-    'configs/vit/vit-t16_upernet_1xb8-full_blue-marble-256x256.py',
-    'configs/vittm/vittm-t_16-32_upernet_1xb8-full_blue-marble-256x256.py',
-]
-DOC, README = Path('docs/performance.md'), Path('README.md')
-MAX_TIME = 25  # seconds of rounds, so that all of it stays under half an hour
-HALF = ['--dtype', 'bf16', '--half-weights']
-BACKBONE = [*SEGMENTER, '--backbone-only']
-# A pass of ViT-B at 2048² takes one to two minutes, so it stops at 1280²; few rounds, whose intervals the table shows.
-GROWTH = ['--backbone-only', '--whole-patches', '--warmup', 1, '--max-time', 120]
-SIZES = 'shape=512,768,1024'
+PLAN = load(Path(__file__).with_suffix('.yaml'))
+MEASUREMENTS: dict[str, dict] = PLAN['measurements']
+DOC, README, RESULTS = Path('docs/performance.md'), Path('README.md'), Path('results/speed')
+MAX_TIME = 25  # seconds of rounds per measurement
+BEGIN, END = '<!-- begin generated -->', '<!-- end generated -->'
 
-#: Name -> arguments of tools/fps_benchmark.py. TARGETS refer to the names.
-MEASUREMENTS: dict[str, list] = {
-    'classifier-b1-fp32': [*CLASSIFIERS],
-    'classifier-b1-bf16': [*CLASSIFIERS, *HALF],
-    'classifier-b8-fp32': [*CLASSIFIERS, '--batch-size', 8],
-    'classifier-b8-bf16': [*CLASSIFIERS, '--batch-size', 8, *HALF],
-    'backbone-fp32': [*BACKBONE, '--parts'],
-    'backbone-bf16': [*BACKBONE, '--parts', *HALF],
-    AGREEMENT: [*BACKBONE],
-    'segmenter-backends': [
-        *SEGMENTER, '--backend', 'torch', 'openvino', '--dtype', 'fp32', 'bf16', '--half-weights', '--parts'
-    ],
-    'backbone-openvino': [*BACKBONE, '--backend', 'openvino', '--dtype', 'fp32', 'bf16'],
-    'upernet-fp32': [*UPERNET, '--parts'],
-    'upernet-bf16': [*UPERNET, *HALF],
-    'train-fp32': [*BACKBONE, '--train'],
-    'train-bf16': [*BACKBONE, '--train', '--dtype', 'bf16'],
-    'train-checkpointing': [BACKBONE[1], '--backbone-only', '--train', '--cfg-options', 'model.backbone.with_cp=True'],
-    'train-segmenter': [*SEGMENTER, '--train'],
-    'tiny-fp32': [*TINY],
-    'growth-pooled': [SEGMENTER[1], POOLED, *GROWTH, '--rounds', 4, '--sweep', f'{SIZES},1536,2048'],
-    'growth': [*SEGMENTER, *GROWTH, '--rounds', 2, '--sweep', f'{SIZES},1280'],
-    # last, for torch.compile takes minutes to compile
-    'segmenter-compile': [*SEGMENTER, '--backend', 'torch', 'compile', 'onnxruntime'],
-}  # fmt: skip
+#: The table of two configs: header -> template over the row of the second; `vit.…` are values of the first.
+TABLE = {
+    'ViT-B/16 : ViTTM-B 28/28': '{title}',
+    'run mode': '{mode}',
+    'GMACs per image': '{vit.gmacs:.1f} : {gmacs:.1f}',
+    'median ms': '{vit.time_ms.median:.0f} : {time_ms.median:.0f}',
+    'speed ratio': '{speed_ratio_same_mode.median:.2f}',
+    '95 % interval': '{speed_ratio_same_mode.low:.2f}–{speed_ratio_same_mode.high:.2f}',
+    'peak memory, MB': '{vit.mb:.0f} : {mb:.0f}',
+}
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/performance'), help='(default: %(default)s)')
-    parser.add_argument('--doc', type=Path, help='what to write the tables into (default: docs/performance.md)')
-    parser.add_argument('--only', nargs='+', metavar='NAME', help=f'measure these again: {", ".join(MEASUREMENTS)}')
-    parser.add_argument('--fresh', action='store_true', help='keep no earlier result')
+    parser.add_argument('--doc', type=Path, help=f'page to write; results and plots go beside it (default: {DOC})')
+    names = list(MEASUREMENTS)
+    parser.add_argument(
+        '--only', nargs='+', choices=names, metavar='NAME', help=f'measure again, of {", ".join(names)}'
+    )
+    parser.add_argument('--fresh', action='store_true', help='measure everything again')
     parser.add_argument('--threads', type=int, default=2, help='CPU threads (default: 2)')
-    parser.add_argument('--quick', action='store_true', help='one round each, small sizes: to try the report itself')
-    return parser.parse_args()
-
-
-def check_args(args: argparse.Namespace) -> None:
-    for name in args.only or []:
-        if name not in MEASUREMENTS:
-            raise UserError(f'unknown measurement {name!r}: choose one of {", ".join(MEASUREMENTS)}')
+    parser.add_argument('--quick', action='store_true', help='one round and small sizes, to try the report itself')
+    parser.add_argument('--render', type=Path, metavar='CSV', help='write plots and tables of CSV without measuring')
+    args = parser.parse_args()
     if args.threads < 1:
         raise UserError(f'--threads must be a whole number above 0, not {args.threads}')
-    if args.quick and not args.doc:
-        args.doc = args.out_dir / 'performance.md'  # such numbers are not to be published
-    args.doc = args.doc or DOC
-
-
-def wanted(args: argparse.Namespace) -> Iterator[str]:
-    """The measurements that are still to be made."""
-    for name in MEASUREMENTS:
-        chosen = not args.only or name in args.only
-        if chosen and (args.only or args.fresh or not (args.out_dir / f'{name}.json').is_file()):
-            yield name
+    if args.render and not args.render.is_file():
+        raise UserError(f'results file not found: {args.render}')
+    args.doc = args.doc or (args.out_dir / 'performance.md' if args.quick else DOC)
+    return args
 
 
 def measure(name: str, args: argparse.Namespace, console: Console) -> bool:
-    """Run one measurement; whether it went well. What it prints goes to a log beside its results."""
-    words = [str(word) for word in (*MEASUREMENTS[name], '--threads', args.threads)]
+    """Run one measurement; its output goes to a log beside its results. Returns whether it succeeded."""
+    words = [*MEASUREMENTS[name]['args'].format(**PLAN['configs']).split(), '--threads', str(args.threads)]
     if '--max-time' not in words:
         words += ['--max-time', str(MAX_TIME)]
     if args.quick:
@@ -106,52 +75,101 @@ def measure(name: str, args: argparse.Namespace, console: Console) -> bool:
         words += ['--rounds', '1', '--warmup', '0']
     command = ['tools/fps_benchmark.py', *words]
     console.print(f'$ python {shlex.join(command)}', style='dim', soft_wrap=True, highlight=False)
-    start = time.monotonic()
     with (args.out_dir / f'{name}.log').open('w') as log:
         output = ['--out', str(args.out_dir / f'{name}.json')]
         done = subprocess.run([sys.executable, *command, *output], stdout=log, stderr=log, check=False)
-    console.print(f'  {"done" if not done.returncode else "FAILED"} in {time.monotonic() - start:.0f} s: {log.name}')
     return not done.returncode
 
 
-def kept(args: argparse.Namespace) -> dict[str, dict]:
-    """All results there are, those of earlier runs included."""
-    paths = {name: args.out_dir / f'{name}.json' for name in MEASUREMENTS}
-    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.is_file()}
+def write_results(folder: Path, out_dir: Path) -> Path:
+    """Write the JSON results in ``folder`` to the results file of this machine in ``out_dir``."""
+    reports = {path.stem: json.loads(path.read_text()) for path in folder.glob('*.json') if path.stem in MEASUREMENTS}
+    if not reports:
+        raise UserError(f'no results in {folder}: every measurement failed, see the logs there')
+    rows = []
+    for name, report in reports.items():
+        machine, versions = report['machine'], report['machine']['versions']
+        text = f'{machine["cpu"]}, {machine["cores"]} cores, {machine["cpu_isa"]}, {machine["threads"]} threads'
+        packages = ', '.join(f'{package} {version}' for package, version in versions.items())
+        source = dict(version=versions['mmvittm'], date=machine['date'], machine=text, packages=packages)
+        rows += [dict(measurement=name) | flatten(row) | source for row in report['results']]
+    hardware = re.sub(r'[^a-z0-9]+', '-', f'{machine["cpu"]}-{machine["cpu_isa"]}'.lower())
+    path = out_dir / f'fps-cpu-{hardware}-{machine["threads"]}t-torch{versions["torch"].partition("+")[0]}.csv'
+    frame = pd.DataFrame(rows)
+    if path.is_file():
+        old = pd.read_csv(path)
+        frame = pd.concat([old[~old['measurement'].isin(reports)], frame])
+    frame = frame.sort_values('measurement', key=lambda names: names.map(list(MEASUREMENTS).index), kind='stable')
+    with atomic_path(path) as file:
+        frame.to_csv(file, index=False, float_format='%.6g')
+    return path
 
 
-def tables_and_plots(reports: dict[str, dict], doc: Path) -> str:
-    """What stands in ``doc``; its pictures are drawn beside it."""
-    images = doc.parent / 'images'
-    images.mkdir(exist_ok=True)
-    return generated(reports, list(pictures(reports, images)))
+def paired(rows: list[dict]) -> list[dict]:
+    """Join the rows of the two configs of each measurement with a title, for each run mode."""
+    joined = []
+    for name, plan in MEASUREMENTS.items():
+        own = [displayed(row) for row in rows if row['measurement'] == name] if 'title' in plan else []
+        for vit, vittm in zip(own[::2], own[1::2], strict=True):
+            joined.append(vittm | {f'vit.{key}': value for key, value in vit.items()} | plan)
+    return joined
+
+
+def table(joined: list[dict]) -> str:
+    """The Markdown table; all but its first two columns are aligned to the right."""
+    lines = [TABLE, ['---', '---', *['---:'] * (len(TABLE) - 2)]]
+    lines += [[fill(template, row) for template in TABLE.values()] for row in joined]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+
+
+def draw(rows: list[dict], joined: list[dict], folder: Path) -> None:
+    """Draw the plots of the page."""
+    folder.mkdir(exist_ok=True)
+    labels = [f'{row["title"]}\n{row["mode"]}' for row in joined]
+    if joined:
+        save(folder / 'ratios.png', lambda axes: plot_ratios(joined, axes, labels), height=0.45 * len(joined) + 1)
+    # sweeps share sizes: the first measurement of each counts
+    swept = {(row['config'], row['swept.size']): row for row in reversed(rows) if 'swept.size' in row}
+    if swept:
+        save(folder / 'latency.png', lambda axes: plot_growth(list(swept.values()), axes))
+
+
+def renewed(page: str, text: str) -> str:
+    """Replace what is between the markers of ``page``; add them at its end if missing."""
+    before, found, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2] if found else '\n'
+    return f'{before.rstrip()}\n\n{BEGIN}\n\n{text}\n\n{END}{after}'
 
 
 def main() -> None:
     args = parse_args()
-    check_args(args)
     console = Console()
-    names = list(wanted(args))
-    texts = {args.doc: partial(tables_and_plots, doc=args.doc)}
-    if args.doc == DOC:
-        texts[README] = speeds
+    pages = [args.doc, README] if args.doc == DOC else [args.doc]
+    folder = RESULTS if args.doc == DOC else args.doc.parent
+    failed = []
     with ExitStack() as stack:
-        # opened before the work: an unwritable place is found now
-        files = {page: stack.enter_context(atomic_path(page)) for page in texts}
-        try:
-            args.out_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f'cannot write {args.out_dir}: {error.strerror}, choose another --out-dir') from error
-        failed = []
-        for index, name in enumerate(names, 1):
-            console.rule(f'{index}/{len(names)} {name}', align='left')
-            if not measure(name, args, console):
-                failed.append(name)
-        reports = kept(args)
-        for page, text in texts.items():
+        # opened before the work, so that an unwritable page is found at once
+        files = [stack.enter_context(atomic_path(page)) for page in pages]
+        if not args.render:
+            require_writable(args.out_dir)
+            require_writable(folder)
+            kept = set() if args.fresh or args.only else {path.stem for path in args.out_dir.glob('*.json')}
+            wanted = [name for name in args.only or MEASUREMENTS if name not in kept]
+            for index, name in enumerate(wanted, 1):
+                console.rule(f'{index}/{len(wanted)} {name}', align='left')
+                if not measure(name, args, console):
+                    failed.append(name)
+        source = args.render or write_results(args.out_dir, folder)
+        frame = pd.read_csv(source)
+        rows = [row.dropna().to_dict() for _, row in frame.iterrows()]
+        joined = paired(rows)
+        draw(rows, joined, args.doc.parent / 'images')
+        origin = 'Measured on {machine}; mmvittm {version}, {date}'.format(**rows[0])
+        for page, file in zip(pages, files, strict=True):
+            link = Path(os.path.relpath(source, page.parent)).as_posix()
             old = page.read_text() if page.is_file() else '# Performance\n'
-            files[page].write_text(renewed(old, text(reports)))
-    console.print(f'{args.doc} has {len(reports)} of {len(MEASUREMENTS)} measurements and {len(TARGETS)} targets')
+            file.write_text(renewed(old, f'{table(joined)}\n\n{origin}; [{source.name}]({link}).'))
+    console.print(f'wrote {", ".join(map(str, pages))} from {source}', soft_wrap=True)
     if failed:
         raise UserError(f'these measurements failed: {", ".join(failed)}, see the logs in {args.out_dir}')
 

@@ -1,4 +1,4 @@
-"""Draw image, ground truth and prediction of a config's test images side by side, with a legend."""
+"""Draw test images of a config beside their ground truth and prediction, with a legend of the classes."""
 
 import argparse
 from pathlib import Path
@@ -25,35 +25,35 @@ UNLABELLED = (0, 0, 0)
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file; its test data set is drawn')
-    parser.add_argument('predictions', type=Path, help='folder of label maps, as `tools/test.py … --out DIR` writes it')
-    parser.add_argument('--out', type=Path, default=Path('predictions.png'), help='picture to write')
-    parser.add_argument('--images', type=int, default=8, help='how many images, spread evenly over the set')
+    parser.add_argument('config', help='config file with the test data')
+    parser.add_argument('predictions', type=Path, help='folder of label maps that `tools/test.py … --out DIR` wrote')
+    parser.add_argument('--out', type=Path, default=Path('predictions.png'), help='image file (default: %(default)s)')
+    parser.add_argument('--images', type=int, default=8, help='number of images, evenly spaced in the data set')
     return parser.parse_args()
 
 
 def paint(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """``(H, W)`` label numbers -> ``(H, W, 3)`` colours; a number outside of the palette is unlabelled."""
+    """Return the colours ``(H, W, 3)`` of a label map ``(H, W)``; labels outside the palette are unlabelled."""
     colours = np.full((256, 3), UNLABELLED, np.uint8)
     colours[: len(palette)] = palette
     return colours[labels]
 
 
 def test_set(cfg: Config):
-    """The data set that the config tests on, without its pipeline."""
+    """Build the test data set without its pipeline."""
     check_data(cfg, 'test_dataloader')
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     return DATASETS.build({**cfg.test_dataloader.dataset, 'pipeline': []})
 
 
 def rows(dataset, predictions: Path, count: int):
-    """Yield name, image, ground truth and prediction of ``count`` images, the last two as label numbers."""
+    """Yield name, image, ground truth and prediction of ``count`` images, the last two as label maps."""
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int):
         info = dataset.get_data_info(int(index))
         name = Path(info['img_path']).stem
         prediction = predictions / f'{name}.png'
         if not prediction.is_file():
-            raise UserError(f'no prediction {prediction}: write them with `tools/test.py CONFIG CHECKPOINT --out DIR`')
+            raise UserError(f'prediction not found: {prediction}, run `tools/test.py CONFIG CHECKPOINT --out DIR`')
         labels = [np.array(Image.open(path)) for path in (info['seg_map_path'], prediction)]
         if info['reduce_zero_label']:
             labels = [label - np.uint8(1) for label in labels]
@@ -72,8 +72,8 @@ def main() -> None:
     for axis, title in zip(axes[0], COLUMNS, strict=True):
         axis.set_title(title)
     for line, (name, image, truth, prediction) in zip(axes, drawn, strict=True):
-        for axis, picture in zip(line, (image, paint(truth, palette), paint(prediction, palette)), strict=True):
-            axis.imshow(picture)
+        for axis, panel in zip(line, (image, paint(truth, palette), paint(prediction, palette)), strict=True):
+            axis.imshow(panel)
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(name)
     legend = [

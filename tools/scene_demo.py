@@ -14,9 +14,9 @@ from rich.progress import Progress
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import load_config
 from mmvittm.apis.scenes import MODES, predict_scene
+from mmvittm.apis.tasks import task_of
 from mmvittm.deploy.metadata import class_names
-from mmvittm.deploy.predict import load_model, num_classes
-from mmvittm.deploy.tasks import task_of
+from mmvittm.deploy.predict import load_model
 from mmvittm.errors import UserError
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     model, meta = load_model(cfg, args.checkpoint)
     if task_of(model).name != 'segmentation':
         raise UserError(f'config {args.config} is no segmentor')
-    names = class_names(cfg, meta, num_classes(model, task_of(model)))
+    names = class_names(cfg, model.decode_head, meta)
     preview = args.preview or args.out.with_name(f'{args.out.stem}_preview.png')
     with Progress(console=Console(stderr=True)) as progress:
         predict_scene(

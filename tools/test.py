@@ -1,4 +1,4 @@
-"""Test a checkpoint: metrics on screen and in the work dir, predictions and pictures on request."""
+"""Test a checkpoint: print and log the metrics, and save predictions and images on request."""
 
 import argparse
 from pathlib import Path
@@ -7,9 +7,9 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.fileio import dump
 
-from mmvittm.apis.cli import run_tool
+from mmvittm.apis.cli import add_common_arguments, run_tool
 from mmvittm.apis.data import check_data
-from mmvittm.apis.runner import add_common_arguments, build_runner, config_from
+from mmvittm.apis.runner import build_runner, config_from_args
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
@@ -18,25 +18,31 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', metavar='DIR', help='save metrics.json there, and the label maps (PNG) of a segmentor')
-    parser.add_argument('--show-dir', metavar='DIR', help='save images painted with their predictions there')
-    parser.add_argument('--tta', action='store_true', help="test with the config's tta_pipeline: scales and flips")
+    parser.add_argument(
+        '--out', metavar='DIR', help='save metrics.json and, for a segmentor, the predicted label maps (PNG) in DIR'
+    )
+    parser.add_argument('--show-dir', metavar='DIR', help='save the images with their predictions drawn on them in DIR')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="use test-time augmentation: the scales and flips of the config's tta_pipeline",
+    )
     add_common_arguments(parser)
     return parser.parse_args()
 
 
-def save_pictures(cfg: Config, folder: str) -> None:
+def draw_predictions(cfg: Config, folder: str) -> None:
     if 'visualization' not in cfg.get('default_hooks', {}):
-        raise UserError('--show-dir needs default_hooks.visualization, which this config does not have')
+        raise UserError('--show-dir needs default_hooks.visualization in the config')
     hook = cfg.default_hooks.visualization
-    hook.interval = 1  # by default every 50th image in mmseg's, every 5,000th in mmpretrain's
+    hook.interval = 1  # the defaults are every 50th image (mmseg) and every 5,000th (mmpretrain)
     hook['enable' if hook.type == 'VisualizationHook' else 'draw'] = True
     cfg.visualizer.save_dir = folder
 
 
 def use_tta(cfg: Config) -> None:
     if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
-        raise UserError('--tta needs tta_pipeline and tta_model, which this config does not have')
+        raise UserError('--tta needs tta_pipeline and tta_model in the config')
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     hooks = cfg.get('custom_hooks') or []
     cfg.custom_hooks = [*hooks, dict(type='mmengine.PrepareTTAHook', tta_cfg=cfg.tta_model, priority='LOWEST')]
@@ -44,10 +50,10 @@ def use_tta(cfg: Config) -> None:
 
 def main() -> None:
     args = parse_args()
-    cfg = config_from(args)
+    cfg = config_from_args(args)
     cfg.load_from = args.checkpoint
     if args.show_dir:
-        save_pictures(cfg, args.show_dir)
+        draw_predictions(cfg, args.show_dir)
     if args.tta:
         use_tta(cfg)
     if args.out and isinstance(cfg.test_evaluator, dict) and 'IoUMetric' in cfg.test_evaluator.type:
@@ -58,7 +64,7 @@ def main() -> None:
     metrics = runner.test()
     if args.out and is_main_process():
         with atomic_path(Path(args.out) / 'metrics.json') as path:
-            dump(metrics, path, indent=2)  # mmengine's, which knows numpy's numbers
+            dump(metrics, path, indent=2)  # unlike json.dump, it takes numpy numbers
 
 
 if __name__ == '__main__':

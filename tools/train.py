@@ -5,39 +5,39 @@ import argparse
 import torch
 from mmengine.config import Config
 
-from mmvittm.apis.cli import run_tool
+from mmvittm.apis.cli import add_common_arguments, run_tool
 from mmvittm.apis.data import check_data
-from mmvittm.apis.runner import add_common_arguments, build_runner, config_from
+from mmvittm.apis.runner import build_runner, config_from_args
 from mmvittm.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file, for example configs/vittm_upernet_ade20k.py')
+    parser.add_argument('config', help='config file, such as configs/vittm_upernet_ade20k.py')
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from a checkpoint: from the latest one in the work dir ("auto", also if no path is given)',
+        help='resume from this checkpoint, or without a path (or with "auto") from the newest one in the work dir',
     )
-    parser.add_argument('--amp', action='store_true', help='train with mixed precision (bf16 on the CPU)')
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision (bf16 on the CPU)')
     add_common_arguments(parser)
     return parser.parse_args()
 
 
 def use_amp(cfg: Config) -> None:
-    """fp16 or what the config says on a GPU; bf16 on the CPU, where mmengine's own wrapper does not run."""
+    """Use mmengine's AMP on a GPU, and bf16 on the CPU, where mmengine's AMP does not run."""
     kind = 'AmpOptimWrapper' if torch.cuda.is_available() else 'mmvittm.Bf16OptimWrapper'
     current = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if current not in ('OptimWrapper', kind):
-        raise UserError(f'--amp replaces an OptimWrapper, but optim_wrapper.type of this config is {current}')
+        raise UserError(f'--amp needs optim_wrapper.type=OptimWrapper, but this config has {current}: leave --amp out')
     cfg.optim_wrapper.type = kind
 
 
 def main() -> None:
     args = parse_args()
-    cfg = config_from(args)
+    cfg = config_from_args(args)
     if args.amp:
         use_amp(cfg)
     if args.resume:

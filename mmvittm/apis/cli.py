@@ -1,18 +1,31 @@
-"""What every tool does around its work: one clear sentence for a user's mistake."""
+"""The entry point of the command-line tools and the arguments that training and testing share."""
 
+import argparse
 import errno
 import sys
+import warnings
 from collections.abc import Callable
 
-from ..errors import UserError
-from ..weights.loading import use_safe_loading
-from .distributed import lost_process
+from mmengine.config import DictAction
+
+# Library warnings that a user of the tools cannot act on. The first one comes with the
+# import of mmcv below.
+for _message in (
+    'Fail to import ``MultiScaleDeformableAttention``',
+    'Default ``avg_non_ignore`` is False',
+    'The draw is False, it means that the hook for visualization will not take effect',
+):
+    warnings.filterwarnings('ignore', message=_message)
+
+from ..errors import UserError  # noqa: E402
+from ..weights import use_safe_loading  # noqa: E402
+from .distributed import explain_lost_process  # noqa: E402
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Call ``main``; a :class:`UserError` ends the process with its sentence on stderr and status 1.
+    """Call ``main`` and report users' mistakes in one sentence on stderr, with exit status 1.
 
-    Checkpoints that configs name are read without running code they may hold.
+    Checkpoints named in configs are read without running code from them.
     """
     use_safe_loading()
     try:
@@ -20,18 +33,38 @@ def run_tool(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(f'error: {_sentence(error)}')
     except RuntimeError as error:
-        if problem := lost_process(error):
+        if problem := explain_lost_process(error):
             sys.exit(f'error: {problem}')
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sys.exit(f'error: no space left to write {error.filename or "a file"}: make room and start again')
+            sys.exit(f'error: no space left to write {error.filename or "a file"}: free some space and start again')
         raise
     except KeyboardInterrupt:
         sys.exit(130)
 
 
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that every OpenMMLab tool for training and testing has."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/CONFIG_NAME)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override config values, as key=value pairs: model.backbone.arch=tiny, or key="[a,b]" for a list',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher (default: none)'
+    )
+    parser.add_argument(
+        '--allow-pickle',
+        action='store_true',
+        help='load checkpoints that are more than plain weights; they can run any code, so use it for files you trust',
+    )
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help='set by torch.distributed.launch')
+
+
 def _sentence(error: UserError) -> str:
-    """An error from a data loader's worker carries the worker's whole traceback; its last line is the sentence."""
+    """Return the last line of an error: one from a data loader worker begins with the worker's traceback."""
     last_line = str(error).strip().splitlines()[-1]
     return last_line.partition(f'{UserError.__name__}: ')[2] or last_line

@@ -1,21 +1,23 @@
-"""Reading configs and building models from them; what is wrong with a config is said in one sentence."""
+"""Read configs, build models from them, and say where in a config an error comes from."""
 
 import copy
 import difflib
 import inspect
-import re
+import io
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from pathlib import Path
-from types import FrameType
 
-from mmengine.config import Config, ConfigDict
+from mmengine import registry as mmengine_registries
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, Registry
 from torch import nn
 
 from ..errors import UserError
 
-# Where a config tells its test size, the most explicit place first.
+# The keys that give the test size, in order of precedence.
 SIZE_KEYS = (
     'model.data_preprocessor.test_cfg.size',
     'crop_size',
@@ -24,12 +26,31 @@ SIZE_KEYS = (
     'model.backbone.img_size',
 )
 
-# What constructors raise on arguments they cannot work with.
-_CONSTRUCTOR_ERRORS = (KeyError, TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError)
+# The mmengine registry that builds the dict under a key. Other keys use the registry of the dict around them.
+_REGISTRY_OF_KEY = dict(
+    model='MODELS',
+    data_preprocessor='MODELS',
+    dataset='DATASETS',
+    sampler='DATA_SAMPLERS',
+    pipeline='TRANSFORMS',
+    transforms='TRANSFORMS',
+    optim_wrapper='OPTIM_WRAPPERS',
+    optimizer='OPTIMIZERS',
+    param_scheduler='PARAM_SCHEDULERS',
+    val_evaluator='METRICS',
+    test_evaluator='METRICS',
+    default_hooks='HOOKS',
+    custom_hooks='HOOKS',
+    visualizer='VISUALIZERS',
+    vis_backends='VISBACKENDS',
+    train_cfg='LOOPS',
+    val_cfg='LOOPS',
+    test_cfg='LOOPS',
+)
 
 
 def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
-    """Read a config file; importing this module has made the ``mmvittm.…`` types known.
+    """Read a config file.
 
     Args:
         path (str | Path): A ``.py``, ``.yaml`` or ``.json`` config.
@@ -42,10 +63,13 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f'config not found: {path}')
+    with redirect_stdout(io.StringIO()):  # OneDL's packages print "Could not import OneDL" when they are imported
+        import_module('mmseg.datasets')
+        import_module('mmpretrain.datasets')
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is the user's own code and may raise anything
-        raise UserError(f'config {path} cannot be read: {_reading_problem(error, path)}') from error
+    except Exception as error:  # a config is Python code and may raise anything
+        raise UserError(f'config {path} cannot be read: {_reading_problem(error)}') from error
     try:
         cfg.merge_from_dict(cfg_options or {})
     except (KeyError, TypeError, ValueError, AssertionError, IndexError) as error:
@@ -54,38 +78,51 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build ``cfg.model`` in the config's own scope as mmengine's Runner does, but load no pretrained weights.
+    """Build ``cfg.model`` as mmengine's Runner does, in the config's scope, without loading pretrained weights.
 
     Raises:
-        UserError: If a type or an argument is unknown or missing, or a constructor refuses its arguments; names the
-            config, the place in it and the closest known name.
+        UserError: If the config has no model or the model cannot be built; see :func:`explain_config_errors`.
     """
-    name = f'config {cfg.filename}' if cfg.filename else 'the config'
     if not isinstance(cfg.get('model'), dict):
-        raise UserError(f'{name} has no `model`: a dict with a `type` is expected')
-    model = copy.deepcopy(cfg.model)
-    if 'data_preprocessor' in cfg:
-        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        try:
-            return MODELS.build(model)
-        except _CONSTRUCTOR_ERRORS as error:
-            raise UserError(f'{name}: {_building_problem(error, model)}') from error
+        raise UserError(f'{_name(cfg)} has no `model`: add a dict with a `type`')
+    with explain_config_errors(cfg), DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        return MODELS.build(_model_config(cfg))
+
+
+@contextmanager
+def explain_config_errors(cfg: Config) -> Iterator[None]:
+    """Turn an error that a part of ``cfg`` causes into a sentence that says which part.
+
+    The part is found by building the parts of the config one by one, innermost first: it is the first that raises the
+    same error on its own. An error that no part reproduces is not the config's, and is left as it is.
+
+    Raises:
+        UserError: With the config, the place in it, the class, the reason and, for a misspelt name, the closest one.
+    """
+    try:
+        yield
+    except Exception as error:
+        parts = dict(cfg.items()) | ({'model': _model_config(cfg)} if 'model' in cfg else {})
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            problem = _problem(parts, error)
+        if problem is None:
+            raise
+        raise UserError(f'{_name(cfg)}: {problem}') from error
 
 
 def input_size(cfg: Config) -> tuple[int, int]:
-    """The (height, width) a config is tested at, from the first of :data:`SIZE_KEYS` that it sets.
+    """Return the test size (height, width), from the first of :data:`SIZE_KEYS` that the config sets.
 
     Raises:
-        UserError: If it sets none of them, or not to one or two whole numbers above 0.
+        UserError: If it sets none of them, or one to anything but one or two positive integers.
     """
     found = {key: value for key in SIZE_KEYS if (value := _lookup(cfg, key)) is not None}
     if not found:
-        raise UserError(f'config {cfg.filename} sets no test size ({", ".join(SIZE_KEYS)}): give one with --shape')
+        raise UserError(f'config {cfg.filename} sets no test size ({", ".join(SIZE_KEYS)}): pass --shape')
     key, value = next(iter(found.items()))
     size = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise UserError(f'config {cfg.filename}: {key} must be one or two whole numbers above 0, not {value!r}')
+        raise UserError(f'config {cfg.filename}: {key} must be one or two positive integers, not {value!r}')
     return size
 
 
@@ -96,86 +133,74 @@ def _lookup(cfg: Config, key: str) -> object:
     return node
 
 
+def _name(cfg: Config) -> str:
+    return f'config {cfg.filename}' if cfg.filename else 'the config'
+
+
 def _message(error: BaseException) -> str:
-    """The error's text on one line; a bare ``assert`` is quoted since it has no text."""
+    """Return the text of an error on one line; for a bare ``assert``, which has none, its source."""
     text = ' '.join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     return text or f'`{traceback.extract_tb(error.__traceback__)[-1].line}` does not hold'
 
 
-def _reading_problem(error: Exception, path: Path) -> str:
-    # mmengine reads each file of the chain in a call of its own, and its errors seldom say which file it was
-    calls = _calls(error, '_file2dict')
-    file = Path(calls[-1].f_locals.get('filename', path) if calls else path)
-    base = f'its _base_ {file}' if file.resolve() != path.resolve() else ''
-    if base and not file.is_file():
-        return f'{base} does not exist'
+def _reading_problem(error: Exception) -> str:
     if isinstance(error, SyntaxError) and error.lineno:
-        problem = f'syntax error in line {error.lineno} ({error.msg})'
-    elif '_get_package_and_cfg_path' in str(error):
-        problem = 'a _base_ with `::` works for a few packages of OpenMMLab only, give a relative path'
-    else:
-        reason = error.__cause__ if isinstance(error, ImportError) and error.__cause__ else error
-        problem = f'{type(reason).__name__}: {_message(reason)}'  # an ImportError's own text is advice on PYTHONPATH
-    return f'{base}: {problem}' if base else problem
+        line = f'line {error.lineno} of it or of a _base_ file'  # mmengine does not tell which
+        return f'syntax error at `{(error.text or "").strip()}`, {line} ({error.msg})'
+    if '_get_package_and_cfg_path' in str(error):
+        return 'a _base_ with `::` works for a few packages of OpenMMLab only, use a relative path'
+    reason = error.__cause__ or error  # mmengine's ImportError lists sys.path, its cause names the module
+    code = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == '<module>']
+    where = f' ({code[-1].filename}, line {code[-1].lineno})' if code else ''
+    return f'{type(reason).__name__}: {_message(reason)}{where}'
 
 
-def _calls(error: BaseException, function: str) -> list[FrameType]:
-    """The calls of ``function`` that ``error`` came through, the innermost last."""
-    return [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == function]
+def _model_config(cfg: Config) -> dict:
+    model = copy.deepcopy(cfg.model)
+    if 'data_preprocessor' in cfg:
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    return model
 
 
-def _building_problem(error: Exception, model: ConfigDict) -> str:
-    calls = _calls(error, 'build_from_cfg')
-    build = calls[-1].f_locals if calls else {}  # mmengine's errors do not say which part was being built
-    built = build.get('obj_cls')
-    place = _find(model, build.get('cfg')) or 'model'
-    for pattern, explain in _EXPLANATIONS.items():
-        if match := re.search(pattern, str(error)):
-            return f'{place}: {explain(match, built, build.get("registry"))}'
-    return f'{place}{f" ({built.__name__})" if inspect.isclass(built) else ""}: {_message(error)}'
-
-
-def _find(node: object, target: object, place: str = 'model') -> str | None:
-    """Where in the config ``target`` itself (not an equal dict) stands, as ``'model.backbone'``."""
-    if node is target:
-        return place
+def _problem(node: object, error: Exception, place: str = '', registry: Registry | None = None) -> str | None:
+    """Describe the innermost dict in ``node`` that raises ``error`` when ``registry`` builds it."""
     children: Iterable = ()
     if isinstance(node, Mapping):
         children = node.items()
     elif isinstance(node, (list, tuple)):
         children = enumerate(node)
-    return next((found for key, child in children if (found := _find(child, target, f'{place}.{key}'))), None)
+    for key, child in children:
+        name = _REGISTRY_OF_KEY.get(key)
+        inner = getattr(mmengine_registries, name) if name else registry
+        if problem := _problem(child, error, f'{place}.{key}'.lstrip('.'), inner):
+            return problem
+    if registry is None or not isinstance(node, Mapping):
+        return None
+    try:
+        registry.build(copy.deepcopy(node))
+    except Exception as own:
+        if type(own) is type(error) and str(own) == str(error):
+            return f'{place}{_explanation(node, error, registry)}'
+    return None
 
 
-def _unknown_type(match: re.Match, built: object, registry: Registry | None) -> str:
-    return f"unknown type '{match[1]}'{_did_you_mean(match[1], _registered(registry))}"
+def _explanation(node: Mapping, error: Exception, registry: Registry) -> str:
+    if 'type' not in node:
+        return ": the key 'type' is missing"
+    with registry.switch_scope_and_registry(node.get('_scope_')) as scoped:
+        cls = scoped.get(node['type']) if isinstance(node['type'], str) else node['type']
+        if cls is None:
+            return f": unknown type '{node['type']}'{_did_you_mean(node['type'], _registered(scoped))}"
+    hint = ''
+    if isinstance(error, TypeError) and inspect.isclass(cls):
+        known = {name for base in cls.__mro__[:-1] for name in inspect.signature(base.__init__).parameters}
+        unknown = [key for key in node if key not in known and f"'{key}'" in str(error)]
+        hint = _did_you_mean(unknown[0], known) if unknown else ''
+    return f' ({getattr(cls, "__name__", cls)}): {_message(error)}{hint}'
 
 
-def _unknown_argument(match: re.Match, built: object, registry: object) -> str:
-    classes = built.__mro__[:-1] if inspect.isclass(built) else [built] if callable(built) else []
-    known = {name for cls in classes for name in inspect.signature(cls).parameters}
-    taker = getattr(built, '__name__', 'it')
-    return f"{taker} takes no argument '{match[1]}'{_did_you_mean(match[1], known)}"
-
-
-def _missing_argument(match: re.Match, built: object, registry: object) -> str:
-    return f'{getattr(built, "__name__", "it")} needs the argument {match[1]}'
-
-
-def _missing_type(match: re.Match, built: object, registry: object) -> str:
-    return "the key 'type' is missing"
-
-
-_EXPLANATIONS: dict[str, Callable[[re.Match, object, Registry | None], str]] = {
-    r"([^\s'\"]+) is not in the \S+::.+? registry": _unknown_type,
-    r"unexpected keyword argument '(\w+)'": _unknown_argument,
-    r'missing \d+ required (?:positional|keyword-only) arguments?: (.+)': _missing_argument,
-    r'must contain the key "type"': _missing_type,
-}
-
-
-def _registered(registry: Registry | None) -> set[str]:
-    """All names a config may use in ``registry``: its own, its parents', and other packages' with their prefix."""
+def _registered(registry: Registry) -> set[str]:
+    """Return the names a config may use in ``registry``: its own, its parents' and, with a prefix, other packages'."""
     names: set[str] = set()
     while registry is not None:
         names.update(registry.module_dict)

@@ -1,4 +1,4 @@
-"""Looking at the folders that a config's data sets name, before any work starts."""
+"""Check the folders of a config's data sets before training or testing starts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +10,11 @@ from ..errors import UserError
 
 
 def check_data(cfg: Config, *loaders: str) -> None:
-    """Check that the data sets of ``loaders`` are there and whole.
+    """Check that the data sets of ``loaders`` exist and that every image has its annotation.
 
     Args:
-        cfg (Config): A config; its ``data_help`` says how to get the data.
-        *loaders (str): Names such as ``'train_dataloader'``; those that the config lacks are passed over.
+        cfg (Config): The config. Its ``data_help`` says how to get the data.
+        *loaders (str): Names such as ``'train_dataloader'``. Loaders that the config does not have are ignored.
 
     Raises:
         UserError: If a folder is missing or empty, or images lack their annotation.
@@ -24,11 +24,11 @@ def check_data(cfg: Config, *loaders: str) -> None:
             with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
                 problem = _problem(dataset)
             if problem:
-                raise UserError(f'{loader}: {problem}; {cfg.get("data_help", "see the documentation of the data set")}')
+                raise UserError(f'{loader}: {problem}; {cfg.get("data_help", "check data_root and data_prefix")}')
 
 
 def innermost_datasets(dataset: dict) -> Iterator[dict]:
-    """The data sets inside of wrappers that repeat or concatenate them."""
+    """Yield the data sets inside wrappers such as ``RepeatDataset`` and ``ConcatDataset``."""
     inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else [])
     if not inner:
         yield dataset
@@ -55,7 +55,7 @@ def _problem(dataset: dict) -> str | None:
 def _unpaired(images: Path, img_suffix: str, seg_maps: Path, seg_map_suffix: str) -> str | None:
     wanted = {str(path.relative_to(images)).removesuffix(img_suffix) for path in images.rglob(f'*{img_suffix}')}
     if not wanted:
-        return f'data set folder {images} holds no *{img_suffix} images'
+        return f'data set folder {images} has no *{img_suffix} images'
     found = {
         str(path.relative_to(seg_maps)).removesuffix(seg_map_suffix) for path in seg_maps.rglob(f'*{seg_map_suffix}')
     }

@@ -1,32 +1,24 @@
-"""Processes that work on one model: starting them where there is no GPU, and saying it when one is lost."""
+"""Distributed runs on the CPU, and the loss of one of their processes."""
 
 import os
 import re
-from unittest import mock
+import subprocess
+from datetime import timedelta
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import init_dist, is_distributed
+from mmengine.dist import is_distributed
 
+# The variables that torch.distributed reads, and those that the launchers of mmengine set instead.
+_VARIABLES = {
+    'pytorch': {},
+    'slurm': dict(RANK='SLURM_PROCID', LOCAL_RANK='SLURM_LOCALID', WORLD_SIZE='SLURM_NTASKS'),
+    'mpi': dict(
+        RANK='OMPI_COMM_WORLD_RANK', LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK', WORLD_SIZE='OMPI_COMM_WORLD_SIZE'
+    ),
+}
 
-def fit_to_cpu(cfg: Config) -> None:
-    """Take out of a config what exists on GPUs only: nccl, SyncBN, mmengine's AMP and DDP's GPU for each process."""
-    cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo')), sync_bn=None))
-    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
-        cfg.optim_wrapper.type = 'mmvittm.Bf16OptimWrapper'
-    if cfg.launcher != 'none' and 'strategy' not in cfg:
-        find_unused = cfg.get('find_unused_parameters', False)  # mmengine reads it in the absence of a wrapper only
-        defaults = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=find_unused)
-        cfg.model_wrapper_cfg = {**defaults, **cfg.get('model_wrapper_cfg', {})}
-
-
-def join_processes(cfg: Config) -> None:
-    """Let this process join the others on the CPU, where mmengine would ask CUDA for a device first."""
-    if cfg.launcher != 'none' and not (torch.cuda.is_available() or is_distributed()):
-        with mock.patch.object(torch.cuda, 'set_device'):
-            init_dist(cfg.launcher, **cfg.env_cfg.dist_cfg)
-
-
+# gloo, nccl and the store raise a plain RuntimeError in some versions, so only the text tells.
 _LOST = re.compile(
     r'connection (?:closed|reset|refused)|broken pipe|timed out waiting|wait timeout|waiting for clients'
     r'|ncclRemoteError|ncclSystemError|remote process exited',
@@ -34,16 +26,40 @@ _LOST = re.compile(
 )
 
 
-def lost_process(error: RuntimeError) -> str | None:
-    """One sentence if ``error`` says that another process of a distributed run ended or no longer answers.
+def adapt_to_cpu(cfg: Config) -> None:
+    """Replace the settings of a config that need a GPU: nccl, SyncBN, mmengine's AMP and the device ids of DDP."""
+    cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo')), sync_bn=None))
+    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
+        cfg.optim_wrapper.type = 'mmvittm.Bf16OptimWrapper'
+    if cfg.launcher != 'none' and 'strategy' not in cfg:
+        # mmengine reads find_unused_parameters only where there is no model_wrapper_cfg
+        find_unused = cfg.get('find_unused_parameters', False)
+        defaults = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=find_unused)
+        cfg.model_wrapper_cfg = {**defaults, **cfg.get('model_wrapper_cfg', {})}
 
-    gloo, nccl and the store raise plain ``RuntimeError`` in some versions, so the words tell.
-    """
+
+def init_cpu_process_group(cfg: Config) -> None:
+    """Start gloo if there is no GPU, since mmengine's ``init_dist`` calls CUDA; otherwise leave it to mmengine."""
+    if cfg.launcher == 'none' or torch.cuda.is_available() or is_distributed():
+        return
+    for name, source in _VARIABLES[cfg.launcher].items():
+        os.environ[name] = os.environ[source]
+    if cfg.launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
+        hosts = subprocess.check_output(['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']], text=True)
+        os.environ['MASTER_ADDR'] = hosts.split()[0]
+    options = dict(cfg.env_cfg.dist_cfg)
+    os.environ.setdefault('MASTER_PORT', str(options.pop('port', 29500)))
+    if 'timeout' in options:
+        options['timeout'] = timedelta(seconds=options['timeout'])
+    torch.distributed.init_process_group(**options)
+
+
+def explain_lost_process(error: RuntimeError) -> str | None:
+    """Return one sentence if ``error`` says that another process of a distributed run ended or does not answer."""
     if 'RANK' not in os.environ or not _LOST.search(str(error)):
         return None
     reason = re.sub(r'^\[\S+\] ', '', ' '.join(str(error).split()).partition('. ')[0])  # without gloo's source line
     return (
-        f'rank {os.environ["RANK"]} of {os.environ["WORLD_SIZE"]} lost another process of this run, which was killed, '
-        'failed or did not answer within dist_cfg.timeout: its own log tells why; start all of them again with '
-        f'--resume ({reason})'
+        f'rank {os.environ["RANK"]} of {os.environ["WORLD_SIZE"]} lost another process of this run ({reason}): see the '
+        'log of that process, then start all processes again with --resume'
     )

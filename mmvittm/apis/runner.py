@@ -1,47 +1,37 @@
-"""What tools/train.py and tools/test.py share: their arguments, and the way from a config to a runner."""
+"""Prepare a config for training or testing, and build mmengine's runner from it."""
 
 import argparse
+import logging
 import os
+import re
+import zipfile
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..engine.hooks.safe_checkpoint_hook import INTERRUPTED
+from ..errors import UserError
 from ..fileio import require_writable
-from ..weights.loading import use_safe_loading
-from .config import build_model, load_config
-from .distributed import fit_to_cpu, join_processes
-from .resume import newest_checkpoint
+from ..weights import use_safe_loading
+from .config import explain_config_errors, load_config
+from .distributed import adapt_to_cpu, init_cpu_process_group
+
+# mmengine takes None for these hooks, which removes them, and asserts on any other.
+_MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+# Log messages of mmengine that a user cannot act on; a ViTTM freezes the parameters that have no effect on its output.
+_HIDDEN_MESSAGES = (
+    'is skipped since its requires_grad=False',
+    '"FileClient" will be deprecated in future',
+    '"HardDiskBackend" is the alias of "LocalBackend"',
+)
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that every OpenMMLab tool has."""
-    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config, as key=value; a nested key is written model.backbone.arch=tiny, '
-        'a list key="[a,b]"',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='how the processes of a distributed run were started',
-    )
-    parser.add_argument(
-        '--allow-pickle',
-        action='store_true',
-        help='unpickle checkpoints that hold more than weights: they may run any code, use it for files you trust',
-    )
-    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help='set by torch.distributed.launch')
-
-
-def config_from(args: argparse.Namespace) -> Config:
-    """Read ``args.config``, with the overrides of the common arguments.
+def config_from_args(args: argparse.Namespace) -> Config:
+    """Read ``args.config`` and apply the arguments of :func:`~mmvittm.apis.cli.add_common_arguments`.
 
     Raises:
         UserError: If the config cannot be read.
@@ -54,33 +44,69 @@ def config_from(args: argparse.Namespace) -> Config:
     elif not cfg.get('work_dir'):
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
     if cfg.launcher == 'none':
-        cfg.pop('strategy', None)  # one process has nothing to share out
+        cfg.pop('strategy', None)  # FSDP needs a process group
     if not torch.cuda.is_available():
-        fit_to_cpu(cfg)
+        adapt_to_cpu(cfg)
     return cfg
 
 
 def build_runner(cfg: Config, allow_pickle: bool = False) -> Runner:
-    """Build the runner; from here on mmengine reads checkpoints without unpickling code.
+    """Build the runner of a config. From here on, mmengine loads checkpoints without unpickling code.
 
-    A config that says ``resume`` and not from where goes on from the newest whole checkpoint of its work dir.
+    If the config sets ``resume`` without ``load_from``, the runner resumes from the newest intact checkpoint of the
+    work dir. A hook of ``default_hooks`` that is None is left out.
 
     Args:
         cfg (Config): The config, with a ``work_dir``.
         allow_pickle (bool): Let checkpoints run code. Defaults to False.
 
     Raises:
-        UserError: If the work dir cannot be written to, no checkpoint in it is whole, or the model of the config
+        UserError: If the work dir cannot be written to, none of its checkpoints is intact, or a part of the config
             cannot be built.
     """
     use_safe_loading(allow_pickle)
     require_writable(cfg.work_dir)
-    join_processes(cfg)
+    init_cpu_process_group(cfg)
     if cfg.get('resume') and not cfg.get('load_from'):
         newest = newest_checkpoint(cfg.work_dir)
         cfg.load_from = str(newest) if newest else None
+    hooks = cfg.get('default_hooks') or {}
+    cfg.default_hooks = {name: hook for name, hook in hooks.items() if hook is not None or name in _MMENGINE_HOOKS}
+    with explain_config_errors(cfg):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.logger.addFilter(lambda record: not any(message in record.getMessage() for message in _HIDDEN_MESSAGES))
+    return runner
+
+
+def newest_checkpoint(work_dir: str | Path) -> Path | None:
+    """Return the newest intact checkpoint of the training in ``work_dir``; warn about damaged ones.
+
+    Returns:
+        Path, optional: None if the training has not saved any.
+
+    Raises:
+        UserError: If there are checkpoints and all are damaged.
+    """
+    pointer = Path(work_dir, 'last_checkpoint')
+    named = Path(pointer.read_text().strip()) if pointer.is_file() else Path(work_dir, INTERRUPTED)
+    found = {path for folder in {Path(work_dir), named.parent} for path in folder.glob('*.pth')}
+    regular = re.compile(rf'(?:iter|epoch)_\d+\.pth|{re.escape(INTERRUPTED)}|{re.escape(named.name)}')
+    found = {path.resolve(): path for path in found if regular.fullmatch(path.name)}
+    for path in sorted(found.values(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if _is_intact(path):
+            return path
+        print_log(
+            f'checkpoint {path} is damaged: resuming from the one before it', logger='current', level=logging.WARNING
+        )
+    if found:
+        raise UserError(f'all checkpoints in {work_dir} are damaged: start again without --resume in a new --work-dir')
+    return None
+
+
+def _is_intact(path: Path) -> bool:
+    """Compare a file written by :func:`torch.save` with its checksums. A folder counts as intact."""
     try:
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    except Exception:
-        build_model(cfg)  # says it better, if it is the model
-        raise
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError):
+        return path.is_dir()

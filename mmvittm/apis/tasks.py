@@ -1,83 +1,193 @@
-"""What is timed: the part of a model that inference runs, as a module from one image tensor to raw outputs."""
+"""Kinds of models: the network that inference runs, and what its outputs mean.
 
+The benchmark times this network and the deployment exports it. A new kind of model is one subclass of :class:`Task`,
+listed in :data:`TASKS`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmpretrain.apis import ImageClassificationInferencer
 from mmpretrain.models import BaseClassifier
+from mmseg.apis import inference_model
 from mmseg.models import EncoderDecoder
 from mmseg.models.segmentors import CascadeEncoderDecoder
+from numpy import ndarray
 from torch import Tensor, nn
 
 from ..errors import UserError
 
+if TYPE_CHECKING:
+    from ..deploy.metadata import ExportMetadata
 
-class SegmentorNetwork(nn.Module):
-    """A segmentor from the normalised images `(B, 3, H, W)` to the logits `(B, K, h, w)` its decode head computes.
+Size = tuple[int, int]
+Palette = Sequence[tuple[int, ...]]
+Drawing = tuple[ndarray, list[tuple[tuple[int, ...] | None, str]]]
+OPACITY = 0.5
 
-    Takes ``model`` over: its auxiliary heads, which inference does not run, are removed.
+
+class Task(ABC):
+    """One kind of model.
+
+    Its predictions for an image are arrays, such as a label map ``(h, w)`` or class scores ``(K,)``.
     """
 
-    measures = 'backbone, neck and decode head on the whole image, without the final upsampling of the logits'
+    name: str  #: Name in the metadata of exported files.
+    model_type: type[BaseModel]  #: Class of the models.
+    head_name: str  #: Attribute of a model that holds its head.
+    measures: str  #: What the network computes, in words.
+    output_names: tuple[str, ...]  #: Names of the network's outputs in exported files.
+    fit: str  #: How images are fitted to an exported network, a key of :data:`mmvittm.deploy.images.FITS`.
 
-    def __init__(self, model: EncoderDecoder) -> None:
-        super().__init__()
+    def head(self, model: BaseModel) -> nn.Module:
+        return getattr(model, self.head_name)
+
+    def strip(self, model: BaseModel) -> None:
+        """Remove what inference does not run, or raise a :class:`UserError` if ``model`` is no single network."""
+        if getattr(model, 'with_auxiliary_head', False):
+            del model.auxiliary_head
+
+    def forward(self, model: BaseModel, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Compute the raw outputs for normalised images ``(B, 3, H, W)``."""
+        return model.forward(images, mode='tensor')
+
+    @abstractmethod
+    def skip_head(self, model: BaseModel) -> None:
+        """Make the head of ``model`` take a list of the network's outputs in place of features."""
+
+    @abstractmethod
+    def predict(self, model: BaseModel, image: ndarray) -> ndarray:
+        """Predict for an image ``(h, w, 3)``, uint8, BGR, by the test pipeline of ``model.cfg``."""
+
+    @abstractmethod
+    def decode(self, outputs: list[ndarray], metadata: 'ExportMetadata', content: Size, size: Size) -> ndarray:
+        """Turn an exported network's outputs for B images into B predictions, stacked.
+
+        The images had height and width ``size``, and ``content`` in the network's input, without padding.
+        """
+
+    def classes_of(self, predictions: ndarray) -> ndarray:
+        """Return the classes that predictions, stacked, decide on: of pixels, or of images."""
+        return predictions
+
+    @abstractmethod
+    def draw(self, image: ndarray, prediction: ndarray, classes: Sequence[str], palette: Palette) -> Drawing:
+        """Return the painted image, BGR as ``image``, and its legend: an RGB colour or None and a text per line."""
+
+
+class Segmentation(Task):
+    """Segmentors of mmseg. Logits ``(B, K, h, w)`` on a coarser grid than the pixels; label maps, uint8."""
+
+    name = 'segmentation'
+    model_type = EncoderDecoder
+    head_name = 'decode_head'
+    measures = 'backbone, neck and decode head on the whole image, without the final upsampling of the logits'
+    output_names = ('logits',)
+    fit = 'inside'
+
+    def strip(self, model: EncoderDecoder) -> None:
         if isinstance(model, CascadeEncoderDecoder):
             raise UserError('a CascadeEncoderDecoder has several decode heads: only its backbone can be timed')
-        if model.with_auxiliary_head:
-            del model.auxiliary_head
-        self.model = model
+        super().strip(model)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model.decode_head.forward(self.model.extract_feat(images))
+    def skip_head(self, model: EncoderDecoder) -> None:
+        model.decode_head.forward = lambda outputs: outputs[0]
+
+    def predict(self, model: EncoderDecoder, image: ndarray) -> ndarray:
+        return inference_model(model, image).pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+
+    def decode(self, outputs: list[ndarray], metadata: 'ExportMetadata', content: Size, size: Size) -> ndarray:
+        resize = dict(mode='bilinear', align_corners=metadata.align_corners)
+        # in two steps, as mmseg does: the padding is cut off in between
+        logits = F.interpolate(torch.from_numpy(outputs[0]), metadata.shape, **resize)
+        logits = F.interpolate(logits[..., : content[0], : content[1]], size, **resize)
+        return logits.argmax(1).numpy().astype(np.uint8)
+
+    def draw(self, image: ndarray, prediction: ndarray, classes: Sequence[str], palette: Palette) -> Drawing:
+        colours = np.array(palette, np.uint8)[prediction][..., ::-1]
+        shares = np.bincount(prediction.ravel(), minlength=len(classes)) / prediction.size
+        legend = [(palette[k], f'{classes[k]} {shares[k]:.0%}') for k in np.argsort(-shares) if shares[k]]
+        return cv2.addWeighted(image, 1 - OPACITY, colours, OPACITY, 0), legend
 
 
-class ClassifierNetwork(nn.Module):
-    """A classifier from the normalised images `(B, 3, H, W)` to what its head gives in mode ``'tensor'``."""
+class Classification(Task):
+    """Classifiers of mmpretrain. Logits ``(B, K)``; class scores."""
 
+    name = 'classification'
+    model_type = BaseClassifier
+    head_name = 'head'
     measures = 'backbone, neck and head on the whole image'
+    output_names = ('logits',)
+    fit = 'centre'
 
-    def __init__(self, model: BaseClassifier) -> None:
+    def skip_head(self, model: BaseClassifier) -> None:
+        head = model.head
+        head.predict = lambda outputs, data_samples=None: head._get_predictions(outputs[0], data_samples)
+
+    def predict(self, model: BaseClassifier, image: ndarray) -> ndarray:
+        model._config = model.cfg  # where mmpretrain looks for it
+        inferencer = ImageClassificationInferencer(model)
+        # not `inferencer(image)`, which shows a progress bar for each image
+        return inferencer.forward(next(inferencer.preprocess([image])))[0].pred_score.cpu().numpy()
+
+    def decode(self, outputs: list[ndarray], metadata: 'ExportMetadata', content: Size, size: Size) -> ndarray:
+        return torch.from_numpy(outputs[0]).softmax(1).numpy()
+
+    def classes_of(self, predictions: ndarray) -> ndarray:
+        return predictions.argmax(1)
+
+    def draw(self, image: ndarray, prediction: ndarray, classes: Sequence[str], palette: Palette) -> Drawing:
+        return image, [(None, f'{prediction[k]:.0%} {classes[k]}') for k in np.argsort(-prediction)[:5]]
+
+
+TASKS: dict[str, Task] = {task.name: task for task in (Segmentation(), Classification())}
+
+
+def task_of(model: nn.Module) -> Task:
+    """Return the task of a model, or raise a :class:`UserError` if its type is not supported."""
+    for task in TASKS.values():
+        if isinstance(model, task.model_type):
+            return task
+    known = ', '.join(task.model_type.__name__ for task in TASKS.values())
+    raise UserError(f'a {type(model).__name__} is not supported: the model must be one of {known}')
+
+
+class Network(nn.Module):
+    """What inference runs of a model, from normalised images ``(B, 3, H, W)`` to raw outputs."""
+
+    def __init__(self, model: BaseModel, task: Task) -> None:
         super().__init__()
-        self.model = model
+        task.strip(model)
+        self.model, self.task = model, task
+        self.measures, self.output_names = task.measures, task.output_names
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model.forward(images, mode='tensor')
-
-
-class BackboneNetwork(nn.Module):
-    """The backbone alone, from the normalised images `(B, 3, H, W)` to its feature maps."""
-
-    measures = 'the backbone alone on the whole image'
-
-    def __init__(self, model: BaseModel) -> None:
-        super().__init__()
-        self.backbone = model.backbone
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self.backbone(images)
-
-
-# The network of each kind of model; a new kind is a new row.
-NETWORKS: dict[type[nn.Module], type[nn.Module]] = {
-    EncoderDecoder: SegmentorNetwork,
-    BaseClassifier: ClassifierNetwork,
-}
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.task.forward(self.model, images)
 
 
 def inference_network(model: nn.Module, backbone_only: bool = False) -> nn.Module:
-    """The part of ``model`` that inference runs, as a module from one image tensor to raw outputs, in eval mode.
+    """Return what inference runs of ``model``, as a module from one image tensor to raw outputs, in eval mode.
 
-    Its parameters are those that inference uses; it has an attribute ``measures`` that says what it spans. SyncBN
-    becomes BN, which computes the same in eval mode and runs without a GPU too.
+    It takes ``model`` over: modules that inference does not run are removed, and SyncBN, which needs a GPU, becomes
+    BN. Its attribute ``measures`` says in words what it computes.
 
     Raises:
-        UserError: If ``model`` is neither an mmseg ``EncoderDecoder`` nor an mmpretrain classifier, or has no backbone
-            where that is asked for.
+        UserError: If the type of ``model`` is not supported, or ``backbone_only`` is set and it has no backbone.
     """
-    kind = next((network for base, network in NETWORKS.items() if isinstance(model, base)), None)
-    if kind is None:
-        known = ', '.join(base.__name__ for base in NETWORKS)
-        raise UserError(f'a {type(model).__name__} cannot be timed: the model must be one of {known}')
-    if backbone_only and not isinstance(getattr(model, 'backbone', None), nn.Module):
+    task = task_of(model)
+    if not backbone_only:
+        network = Network(model, task)
+    elif isinstance(getattr(model, 'backbone', None), nn.Module):
+        network = model.backbone
+        network.measures = 'the backbone alone on the whole image'
+    else:
         raise UserError(f'a {type(model).__name__} has no backbone to be timed alone')
-    network = revert_sync_batchnorm(BackboneNetwork(model) if backbone_only else kind(model))
+    network = revert_sync_batchnorm(network)
     network.eval()  # not chained: mmpretrain's backbones return None here
     return network

@@ -1,15 +1,12 @@
-"""The instrument behind ``tools/fps_benchmark.py``; import the module you need.
+"""The library behind ``tools/fps_benchmark.py``; import the module you need.
 
-backends    what runs it: PyTorch, torch.compile, ONNX Runtime, OpenVINO
-contender   a network ready to be timed by a backend
-timing      interleaved rounds that go on until the medians are known well enough
-statistics  medians, their confidence, ratios, outliers, growth
-ceiling     how fast the machine multiplies matrices of the network's shapes
-memory      the memory a pass takes
-parts       where in the network the time goes
-sweep       the same again with another size, batch or patch
-measurement all of these, for one swept value
-report      tables and CSV
-plots       pictures
-machine     what it all was measured on
+candidates   configs as networks, with their images and their work
+complexity   multiply-adds, GEMMs and parameters
+modes        run modes: backend, dtype and options
+timing       interleaved rounds and their statistics
+profiling    time by stage of the network, and peak memory
+measurement  all of these for a list of candidates
+machine      record of CPU, threads and versions
+report       tables and CSV
+plots        PNG files
 """

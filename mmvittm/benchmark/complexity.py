@@ -1,69 +1,74 @@
-"""Counting the weights of a network and the work of a forward pass."""
+"""Counting parameters, multiply-adds and GEMMs."""
 
+from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-
-def count_macs(model: Callable[[Tensor], object], inputs: Tensor, *modes: AbstractContextManager) -> float:
-    """Count the multiply-adds of ``model(inputs)``: matrix products, convolutions and attention, nothing elementwise.
-
-    The model runs once, on the device it is on.
-
-    Args:
-        model (Callable): A module in eval mode or any function of one tensor.
-        inputs (Tensor): Its input, e.g. `(B, 3, H, W)`; the count is for the whole batch.
-        *modes (AbstractContextManager): Other observers of the same pass, e.g. a ``TorchDispatchMode``.
-
-    Returns:
-        float: Multiply-adds (half the floating-point operations).
-    """
-    # Gradients are on because without them nn.MultiheadAttention and nn.TransformerEncoderLayer run as one fused
-    # operator that the counter cannot see into; nothing autograd would keep for a backward pass is kept.
-    drop_saved = saved_tensors_hooks(lambda tensor: None, lambda packed: None)
-    with drop_saved:
-        return count_step_macs(lambda: model(inputs.clone().requires_grad_()), *modes)
-
-
-def count_step_macs(step: Callable[[], object], *modes: AbstractContextManager) -> float:
-    """Count the multiply-adds of ``step()``, backward passes included; see :func:`count_macs`."""
-    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-    with ExitStack() as stack:
-        for context in (torch.inference_mode(False), torch.enable_grad(), counter, *modes):
-            stack.enter_context(context)
-        step()
-    return counter.get_total_flops() / 2
+Gemm = tuple[int, int, int]  # (M, K, N): (M × K) · (K × N)
 
 
 def count_parameters(module: nn.Module) -> int:
-    """The number of weights, buffers left out; a weight used in two places counts once."""
+    """Number of parameters without buffers; a shared parameter counts once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_, **__) -> int:
-    """Two products: `(B, h, M, d) × (B, h, d, N)` for the scores, `(B, h, M, N) × (B, h, N, e)` for the values."""
-    batch, heads, num_queries, dims = query
-    num_keys, value_dims = value[-2:]
-    return 2 * batch * heads * num_queries * num_keys * (dims + value_dims)
+def multiply_adds(gemm: Gemm) -> int:
+    rows, inner, columns = gemm
+    return rows * inner * columns
 
 
-def _attention_backward_flops(grad_out: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_, **__):
-    """The scores again, and the gradients of scores, query and key of width d, of weights and values of width e."""
-    batch, heads, num_queries, dims = query
-    num_keys, value_dims = value[-2:]
-    return 2 * batch * heads * num_queries * num_keys * (3 * dims + 2 * value_dims)
+def count_forward(model: Callable[[Tensor], object], inputs: Tensor) -> tuple[float, Counter[Gemm]]:
+    """Count the work of ``model(inputs)`` in eval mode, as :func:`count_work` does; for the whole batch."""
+    # Without gradients nn.MultiheadAttention and nn.TransformerEncoderLayer run as one fused operator, which the
+    # counter cannot see into. The hooks keep autograd from saving tensors for a backward pass.
+    with saved_tensors_hooks(lambda tensor: None, lambda packed: None):
+        return count_work(lambda: model(inputs.clone().requires_grad_()))
 
 
-# torch counts the fused attention of CUDA only; the CPU's has operators of its own since torch 2.2.
-_CPU_ATTENTION = {
-    getattr(torch.ops.aten, name): flops
-    for name, flops in (
-        ('_scaled_dot_product_flash_attention_for_cpu', _attention_flops),
-        ('_scaled_dot_product_flash_attention_for_cpu_backward', _attention_backward_flops),
+def count_work(step: Callable[[], object]) -> tuple[float, Counter[Gemm]]:
+    """Count the work of ``step()``: matrix products, convolutions and attention, backward passes included.
+
+    Returns:
+        tuple[float, Counter]: Multiply-adds (half the floating-point operations), and two-dimensional matrix products
+        by shape.
+    """
+    gemms: Counter[Gemm] = Counter()
+
+    def gemm_flops(left: tuple[int, int], right: tuple[int, int], *_, **__) -> int:
+        gemms[(*left, right[1])] += 1
+        return 2 * multiply_adds((*left, right[1]))
+
+    formulas = {
+        'mm': gemm_flops,
+        'addmm': lambda bias, left, right, *_, **__: gemm_flops(left, right),
+        # the CPU's fused attention, an operator of its own since torch 2.2, which torch does not count
+        '_scaled_dot_product_flash_attention_for_cpu': lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        '_scaled_dot_product_flash_attention_for_cpu_backward': (
+            lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
+        ),
+    }
+    aten = torch.ops.aten
+    counter = FlopCounterMode(
+        display=False,
+        custom_mapping={getattr(aten, name): own for name, own in formulas.items() if hasattr(aten, name)},
     )
-    if hasattr(torch.ops.aten, name)
-}
+    with torch.inference_mode(False), torch.enable_grad(), counter:
+        step()
+    return counter.get_total_flops() / 2, gemms
+
+
+def largest(gemms: Counter[Gemm], number: int = 3) -> list[Gemm]:
+    """Shapes that hold most of the work."""
+    return sorted(gemms, key=lambda gemm: gemms[gemm] * multiply_adds(gemm), reverse=True)[:number]
+
+
+def gemm_run(gemm: Gemm, dtype: torch.dtype, device: str = 'cpu') -> Callable[[], Tensor]:
+    """Make a function that runs one GEMM on random matrices, as a linear layer does."""
+    rows, inner, columns = gemm
+    left, weight = (torch.randn(side, inner, dtype=dtype, device=device) for side in (rows, columns))
+    return torch.inference_mode()(lambda: F.linear(left, weight))

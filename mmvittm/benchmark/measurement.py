@@ -1,162 +1,115 @@
-"""One measurement: contenders and the machine's ceiling in the same interleaved rounds, and what follows from them."""
+"""Timing candidates together with the GEMMs of their networks, and the results that follow."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 
-from .backends import BACKENDS, DTYPES, Way
-from .ceiling import Product, multiply_adds, product_run
-from .contender import Contender, Setup, build_subject, contenders_of
-from .parts import time_parts
-from .statistics import Spread, outliers, speed_ratios
-from .timing import TIMERS, Limits, Timing, time_interleaved
+import numpy as np
 
-_PARTS_PASSES = 12
+from .candidates import Candidate
+from .complexity import Gemm, count_parameters, gemm_run, multiply_adds
+from .modes import BACKENDS, DTYPES
+from .profiling import peak_memory, time_stages
+from .timing import Timing, outliers, spread, time_interleaved, timer_on
 
-#: Milliseconds by round of each dense product, in each dtype.
-ProductTimes = dict[tuple[str, Product], list[float]]
+_STAGE_PASSES = 12
 
-
-@dataclass(frozen=True)
-class Ceiling:
-    """The fastest dense matrix product of the run in a dtype."""
-
-    dtype: str
-    product: Product  # (M, K, N)
-    gflops: float
-
-
-@dataclass
-class Measurement:
-    """Contenders that were timed against each other."""
-
-    contenders: list[Contender]
-    timing: Timing
-    product_times: ProductTimes
-    rows: list[dict]
-
-    def as_dict(self) -> dict:
-        """What belongs to all contenders alike; the rows are their own."""
-        return dict(
-            orders=self.timing.orders,
-            ended_by=self.timing.ended_by,
-            ceilings=[asdict(ceiling) for ceiling in highest_rates(self.product_times).values()],
-            products=[
-                dict(dtype=dtype, product=product, times_ms=times)
-                for (dtype, product), times in self.product_times.items()
-            ],
-        )
+GemmTimes = dict[tuple[str, Gemm], list[float]]  # milliseconds by round, by dtype and GEMM
 
 
 def measure(
-    setups: Sequence[Setup],
-    ways: Sequence[Way],
-    limits: Limits,
-    seed: int = 0,
-    parts: bool = False,
-    on_round: Callable[[float, list[list[float]]], None] = lambda seconds, times: None,
-    on_step: Callable[[str], None] = lambda description: None,
-) -> Measurement:
-    """Time every setup in every way.
+    candidates: Sequence[Candidate],
+    stages: bool = False,
+    on_step: Callable[[str], None] = lambda name: None,
+    **options,
+) -> dict:
+    """Time candidates and the largest GEMMs of their networks in the same interleaved rounds.
 
-    Args:
-        setups (Sequence[Setup]): What to run; ratios are to the first.
-        ways (Sequence[Way]): How to run it; device and training are those of the first.
-        limits (Limits): When to end.
-        seed (int): Of the order within the rounds. Defaults to 0.
-        parts (bool): Time the parts of what PyTorch runs operator by operator, too. Defaults to False.
-        on_round (Callable): As in :func:`~.timing.time_interleaved`.
-        on_step (Callable): Called with a word for what begins.
+    ``stages`` also times the stages of networks that run eagerly, ``on_step`` is called with the name of each step, and
+    ``options`` go to :func:`~.timing.time_interleaved`.
 
-    Raises:
-        UserError: If a setup cannot be built or run.
+    Returns:
+        dict: ``rows``, one per candidate; ``orders`` of the rounds; ``ended_by``; ``ceilings``, the fastest GEMM of
+        each dtype; ``gemms`` with all their times.
     """
-    device, train = ways[0].device, ways[0].train
-    on_step('building')
-    subjects = [build_subject(setup, device, train) for setup in setups]
-    contenders = list(contenders_of(subjects, ways))
-
-    shapes = sorted({product for subject in subjects for product in subject.products})
-    products = [(dtype, shape) for dtype in dict.fromkeys(way.dtype for way in ways) for shape in shapes]
-    runs = [contender.run for contender in contenders]
-    runs += [product_run(shape, DTYPES[dtype], device) for dtype, shape in products]
+    device = candidates[0].mode.device
+    dtypes = [dtype for dtype in DTYPES if any(candidate.mode.dtype == dtype for candidate in candidates)]
+    shapes = sorted({gemm for candidate in candidates for gemm in candidate.gemms})
+    gemms = [(dtype, gemm) for dtype in dtypes for gemm in shapes]
+    runs = [candidate.run for candidate in candidates]
+    runs += [gemm_run(gemm, DTYPES[dtype], device) for dtype, gemm in gemms]
 
     on_step('timing')
-    timing = time_interleaved(runs, limits, seed, len(contenders), TIMERS[device], on_round=on_round)
-    product_times = dict(zip(products, timing.times[len(contenders) :], strict=True))
-    rows = [summarize(index, contenders, timing, product_times, limits) for index in range(len(contenders))]
-
-    on_step('memory')
-    for row, contender in zip(rows, contenders, strict=True):
-        row['peak_memory'] = contender.peak_memory()
-    if parts:
-        on_step('parts')
-        for row, contender in zip(rows, contenders, strict=True):
-            if BACKENDS[contender.way.backend].runs_modules:
-                passes = min(_PARTS_PASSES, limits.rounds or _PARTS_PASSES)
-                row['parts_ms'] = time_parts(contender.network, contender.run, passes, device)
-    return Measurement(contenders, timing, product_times, rows)
-
-
-def highest_rates(product_times: ProductTimes) -> dict[str, Ceiling]:
-    """The ceiling of each dtype."""
-    rates = [
-        Ceiling(dtype, shape, 2 * multiply_adds(shape) / Spread.of(times).median / 1e6)
-        for (dtype, shape), times in product_times.items()
-    ]
-    return {rate.dtype: rate for rate in sorted(rates, key=lambda rate: rate.gflops)}  # the last, highest one stays
-
-
-def own_rates(contender: Contender, product_times: ProductTimes) -> list[float]:
-    """GFLOP/s, round by round, of the largest dense products that the contender's own network consists of.
-
-    Few tokens make products of few rows, which no machine runs at its ceiling, and which suffer the most from what
-    else its memory is used for. So this is the yardstick that a network's time moves with.
-    """
-    products = contender.subject.products
-    work = 2 * sum(map(multiply_adds, products)) / 1e6
-    rounds = zip(*(product_times[contender.way.dtype, product] for product in products), strict=True)
-    return [work / sum(times) for times in rounds]
-
-
-def summarize(
-    index: int, contenders: Sequence[Contender], timing: Timing, product_times: ProductTimes, limits: Limits
-) -> dict:
-    """One row of the results, as it goes to JSON."""
-    contender, times = contenders[index], timing.times[index]
-    subject, way = contender.subject, contender.way
-    peer = next(i for i, other in enumerate(contenders) if other.way == way)  # the first config, run the same way
-    time = Spread.of(times)
-    work = 2 * subject.macs_per_image * len(subject.images) / 1e6
-    gflops = work / time.median
-    ceiling = highest_rates(product_times).get(way.dtype)
-    own = own_rates(contender, product_times)
-    # a network without dense products has no such yardstick
-    shares = [work / elapsed / rate for elapsed, rate in zip(times, own, strict=True)] if own else []
+    timing = time_interleaved(runs, judged=len(candidates), timer=timer_on(device), **options)
+    gemm_times = dict(zip(gemms, timing.times[len(candidates) :], strict=True))
+    rows = [summarize(index, candidates, timing, gemm_times) for index in range(len(candidates))]
+    on_step('profiling')
+    for row, candidate in zip(rows, candidates, strict=True):
+        backend = BACKENDS[candidate.mode.backend]
+        row['peak_memory'] = peak_memory(candidate.run, device) if backend.in_pytorch else None  # others keep arenas
+        if stages and backend.is_eager:
+            passes = min(_STAGE_PASSES, options.get('rounds') or _STAGE_PASSES)
+            row['stages_ms'] = time_stages(candidate.network, candidate.run, passes, device)
     return dict(
-        config=subject.setup.config,
-        checkpoint=subject.setup.checkpoint,
-        random_weights=subject.setup.checkpoint is None,
-        measures=subject.network.measures,
-        way=str(way),
-        backend=way.backend,
-        dtype=way.dtype,
-        shape=list(subject.images.shape),
-        parameters=subject.parameters,
-        macs_per_image=subject.macs_per_image,
-        time_ms=asdict(time),
-        precision=time.precision,
-        stopped_by=timing.stopped_by(index, limits.precision),
+        rows=rows,
+        orders=timing.orders,
+        ended_by=timing.ended_by,
+        ceilings=list(fastest(gemm_times).values()),
+        gemms=[dict(dtype=dtype, gemm=gemm, times_ms=times) for (dtype, gemm), times in gemm_times.items()],
+    )
+
+
+def fastest(gemm_times: GemmTimes) -> dict[str, dict]:
+    """The ceiling of the machine in each dtype: its fastest GEMM and the rate in GFLOP/s."""
+    rates = [
+        dict(dtype=dtype, gemm=gemm, gflops=2 * multiply_adds(gemm) / float(np.median(times)) / 1e6)
+        for (dtype, gemm), times in gemm_times.items()
+    ]
+    return {rate['dtype']: rate for rate in sorted(rates, key=lambda rate: rate['gflops'])}  # the last one stays
+
+
+def own_rates(candidate: Candidate, gemm_times: GemmTimes) -> np.ndarray | None:
+    """GFLOP/s by round of the candidate's own largest GEMMs; None if there are none in its dtype.
+
+    Small GEMMs run below peak and suffer most from other load, so a network is compared with GEMMs of its own shapes.
+    """
+    times = [gemm_times[key] for gemm in candidate.gemms if (key := (candidate.mode.dtype, gemm)) in gemm_times]
+    return 2 * sum(map(multiply_adds, candidate.gemms)) / 1e6 / np.sum(times, axis=0) if times else None
+
+
+def summarize(index: int, candidates: Sequence[Candidate], timing: Timing, gemm_times: GemmTimes) -> dict:
+    """Make the results row of a candidate."""
+    candidate = candidates[index]
+    mode, images = candidate.mode, candidate.images
+    first_in_mode = next(i for i, other in enumerate(candidates) if other.mode == mode)
+    times = np.array(timing.times[index])
+    time = spread(times)
+    work = 2 * candidate.macs_per_image * len(images) / 1e6
+    ceiling = fastest(gemm_times).get(mode.dtype)
+    own = own_rates(candidate, gemm_times)
+    return dict(
+        config=candidate.config,
+        checkpoint=candidate.checkpoint,
+        random_weights=candidate.checkpoint is None,
+        measures=candidate.network.measures,
+        mode=str(mode),
+        backend=mode.backend,
+        dtype=mode.dtype,
+        shape=list(images.shape),
+        parameters=count_parameters(candidate.network),
+        macs_per_image=candidate.macs_per_image,
+        time_ms=time,
+        stopped_by=timing.stopped_by[index],
         rounds=len(times),
         warmup=timing.warmups[index],
         outliers=len(outliers(times)),
-        slowest_ms=max(times),
-        fps=len(subject.images) * 1e3 / time.median,
-        speed_ratio=asdict(Spread.of(speed_ratios(timing.times[0], times))),
-        speed_ratio_same_way=asdict(Spread.of(speed_ratios(timing.times[peer], times))),
-        gflops=gflops,
-        share_of_ceiling=gflops / ceiling.gflops if ceiling else None,
-        products=subject.products,
-        products_gflops=asdict(Spread.of(own)) if own else None,
-        share_of_products=asdict(Spread.of(shares)) if shares else None,
-        times_ms=times,
+        slowest_ms=float(times.max()),
+        fps=len(images) * 1e3 / time['median'],
+        speed_ratio=spread(timing.times[0] / times),
+        speed_ratio_same_mode=spread(timing.times[first_in_mode] / times),
+        gflops=work / time['median'],
+        ceiling=ceiling,
+        share_of_ceiling=ceiling and work / time['median'] / ceiling['gflops'],
+        gemms=candidate.gemms,
+        gemms_gflops=None if own is None else spread(own),
+        share_of_gemms=None if own is None else spread(work / times / own),
+        times_ms=timing.times[index],
     )

@@ -1,51 +1,73 @@
-"""Timing several things against each other: interleaved rounds until their medians are known well enough."""
+"""Interleaved timing, every run once per round, until the medians are precise; and the statistics of the times."""
 
 import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
-
-from .statistics import Spread
 
 Run = Callable[[], object]
 Timer = Callable[[Run], float]
 
-# The bootstrap of fewer times says little about the median.
-MIN_ROUNDS = 10
-# A pass counts as settled when it is at most this much faster than the best one before it, twice in a row.
-_SETTLED = 0.03
+LEVEL = 95  # confidence of every interval, %
+MIN_ROUNDS = 10  # the bootstrap of fewer times says little about the median
+_RESAMPLES = 1000
+_SETTLED = 0.03  # warm-up ends after two passes in a row that improve on the best time by less than this share
 
 
-def time_on_cpu(run: Run) -> float:
-    """Milliseconds ``run`` takes by the clock on the wall."""
-    start = time.perf_counter()
-    run()
-    return (time.perf_counter() - start) * 1e3
+def median_interval(sample: Sequence[float]) -> tuple[float, float]:
+    """Confidence interval of the median at :data:`LEVEL` %, by the seeded percentile bootstrap (Efron 1979)."""
+    values = np.asarray(sample, dtype=float)
+    draws = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
+    tail = (100 - LEVEL) / 2
+    low, high = np.percentile(np.median(values[draws], axis=1), (tail, 100 - tail))
+    return float(low), float(high)
 
 
-def time_on_cuda(run: Run) -> float:
-    """Milliseconds between two events around ``run`` on the GPU's own clock."""
-    # Written without a GPU at hand and never run on one.
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    start.record()
-    run()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end)
+def spread(sample: Sequence[float]) -> dict[str, float]:
+    """Summarise a sample.
+
+    Returns:
+        dict: ``median``; percentiles ``p10`` and ``p90``; ``low`` and ``high``, the confidence interval of the median;
+        ``precision``, half the width of that interval relative to the median.
+    """
+    p10, median, p90 = map(float, np.percentile(sample, (10, 50, 90)))
+    low, high = median_interval(sample)
+    return dict(median=median, p10=p10, p90=p90, low=low, high=high, precision=(high - low) / 2 / median)
 
 
-TIMERS: dict[str, Timer] = {'cpu': time_on_cpu, 'cuda': time_on_cuda}
+def outliers(times: Sequence[float]) -> list[float]:
+    """Times above Tukey's upper fence, 1.5 interquartile ranges over the upper quartile."""
+    lower, upper = np.percentile(times, (25, 75))
+    return [time for time in times if time > upper + 1.5 * (upper - lower)]
+
+
+def growth_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Exponent `e` of the power law `value ∝ size^e` fitted to the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def timer_on(device: str = 'cpu') -> Timer:
+    """Make a timer that gives the milliseconds of one call; on a GPU it waits for the kernels."""
+    synchronize = torch.cuda.synchronize if device == 'cuda' else lambda: None
+
+    def timer(run: Run) -> float:
+        synchronize()
+        start = time.perf_counter()
+        run()
+        synchronize()
+        return (time.perf_counter() - start) * 1e3
+
+    return timer
 
 
 def round_orders(num_runs: int, rounds: int | None = None, seed: int = 0) -> Iterator[list[int]]:
-    """The order of the runs in each round: shuffled, and every second round the reverse of the one before.
+    """Yield a shuffled order of the runs per round, every second one the reverse of the one before.
 
-    So in each pair of rounds everyone precedes everyone else once, and nobody always follows the same neighbour.
-    Without ``rounds`` they never end.
+    In each pair of rounds every run precedes every other once. Endless if ``rounds`` is None.
     """
     rng = random.Random(seed)
     order: list[int] = []
@@ -54,96 +76,67 @@ def round_orders(num_runs: int, rounds: int | None = None, seed: int = 0) -> Ite
         yield order
 
 
-@dataclass(frozen=True)
-class Limits:
-    """When timing ends: all medians known to ``precision``, ``max_time`` over, or ``rounds`` done.
-
-    Args:
-        precision (float): Wanted half width of each median's interval of confidence, relative to the median.
-        max_time (float): Seconds after which no further round begins; warm-up is not counted.
-        rounds (int, optional): Most rounds.
-        warmup (int): Most untimed passes of each run before the first round.
-    """
-
-    precision: float = 0.02
-    max_time: float = 60.0
-    rounds: int | None = None
-    warmup: int = 20
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds by run and round, the order within each round, untimed passes by run, and why it ended."""
-
-    times: list[list[float]]
-    orders: list[list[int]]
-    warmups: list[int]
-    ended_by: str  # 'precision', 'max time' or 'rounds'
-
-    def stopped_by(self, index: int, precision: float) -> str:
-        """Of one run: 'precision' if its own median got there, else what ended the rounds."""
-        return 'precision' if is_precise(self.times[index], precision) else self.ended_by
-
-
-def is_precise(times: Sequence[float], precision: float) -> bool:
-    """Whether there are enough ``times`` and their median's interval of confidence is narrow enough."""
-    return len(times) >= MIN_ROUNDS and Spread.of(times).precision <= precision
-
-
-def warm_up(run: Run, most: int, timer: Timer = time_on_cpu) -> int:
-    """Call ``run`` until it no longer gets faster, at most ``most`` times.
-
-    Returns:
-        int: How often it was called.
-    """
+def warm_up(run: Run, limit: int, timer: Timer) -> int:
+    """Call ``run`` until it stops getting faster, at most ``limit`` times; return the number of calls."""
     best, settled = float('inf'), 0
-    for count in range(1, most + 1):
+    for count in range(1, limit + 1):
         elapsed = timer(run)
         settled = settled + 1 if elapsed > best * (1 - _SETTLED) else 0
         best = min(best, elapsed)
         if settled == 2:
             return count
-    return most
+    return limit
+
+
+class Timing(NamedTuple):
+    """Result of :func:`time_interleaved`."""
+
+    times: list[list[float]]  # milliseconds by run and round
+    orders: list[list[int]]  # of the runs in each round
+    warmups: list[int]  # untimed passes by run
+    ended_by: str  # 'precision', 'max time' or 'rounds'
+    stopped_by: list[str]  # by run: 'precision' if its own median is precise, else `ended_by`
+
+
+def is_precise(times: Sequence[float], precision: float) -> bool:
+    return len(times) >= MIN_ROUNDS and spread(times)['precision'] <= precision
 
 
 def time_interleaved(
     runs: Sequence[Run],
-    limits: Limits = Limits(),
+    precision: float = 0.02,
+    max_time: float = 60.0,
+    rounds: int | None = None,
+    warmup: int = 20,
     seed: int = 0,
     judged: int | None = None,
-    timer: Timer = time_on_cpu,
+    timer: Timer | None = None,
     clock: Callable[[], float] = time.monotonic,
     on_round: Callable[[float, list[list[float]]], None] = lambda seconds, times: None,
 ) -> Timing:
-    """Time every run once a round, so that a busy moment of the machine hits them all.
+    """Time all runs in the same rounds, so that a disturbance of the machine hits them alike.
 
-    Nobody leaves before the end, so that the rounds stay comparable pair by pair.
-
-    Args:
-        runs (Sequence[Callable]): What to time.
-        limits (Limits): When to end.
-        seed (int): Of the order within the rounds. Defaults to 0.
-        judged (int, optional): How many of the runs, from the first, must get precise. Defaults to all.
-        timer (Callable): Gives the milliseconds of one call. Defaults to :func:`time_on_cpu`.
-        clock (Callable): Seconds, for ``max_time``.
-        on_round (Callable): Called after each round with the seconds passed and the times so far.
+    Rounds stop when the interval of each median has a half width of ``precision`` (relative), after ``max_time``
+    seconds (warm-up not counted) or after ``rounds``. Only the first ``judged`` runs must be precise; None judges all.
+    ``on_round`` is called after each round with the seconds passed and the times so far.
     """
-    warmups = [warm_up(run, limits.warmup, timer) for run in runs]
+    timer = timer or timer_on()
+    warmups = [warm_up(run, warmup, timer) for run in runs]
     times: list[list[float]] = [[] for _ in runs]
     orders: list[list[int]] = []
-    start = clock()
-    ended_by = 'rounds'
-    for order in round_orders(len(runs), limits.rounds, seed):
+    start, ended_by = clock(), 'rounds'
+    for order in round_orders(len(runs), rounds, seed):
         for index in order:
             times[index].append(timer(runs[index]))
         orders.append(order)
         seconds = clock() - start
         on_round(seconds, times)
-        balanced = len(orders) % 2 == 0  # the orders come in pairs
-        if balanced and all(is_precise(own, limits.precision) for own in times[:judged]):
+        balanced = len(orders) % 2 == 0  # orders come in pairs
+        if balanced and all(is_precise(own, precision) for own in times[:judged]):
             ended_by = 'precision'
             break
-        if seconds >= limits.max_time:
+        if seconds >= max_time:
             ended_by = 'max time'
             break
-    return Timing(times, orders, warmups, ended_by)
+    stopped_by = ['precision' if is_precise(own, precision) else ended_by for own in times]
+    return Timing(times, orders, warmups, ended_by, stopped_by)

@@ -1,7 +1,7 @@
-"""Samples that depend on their place in the training and on nothing that was drawn before them.
+"""Samples whose random numbers are seeded with their position in the training.
 
-A resumed run goes on at any place without replaying what came before, and the number of workers or processes changes
-nothing: sample *p* of an epoch is the same image, cropped and flipped alike.
+Sample *p* of an epoch is always the same image with the same augmentation. So a run can resume at any position without
+replaying the samples before it, and the number of workers or processes does not matter.
 """
 
 import logging
@@ -20,18 +20,18 @@ from torch.utils.data import Dataset, Sampler
 
 from ..errors import UserError
 from ..registry import DATA_SAMPLERS, DATASETS
-from .readable import unreadable_file
+from .unreadable_files import unreadable_file
 
 
 class Draw(NamedTuple):
-    """What :class:`SeededSampler` asks of :class:`SeededDataset`."""
+    """A request of :class:`SeededSampler` to :class:`SeededDataset`."""
 
     index: int
-    key: tuple[int, ...]  # of its random numbers: the run's seed, the epoch, the position in it over all processes
+    key: tuple[int, ...]  # seed of its random numbers: run seed, epoch, position in the epoch over all processes
 
 
 def seed_all(*key: int) -> None:
-    """Seed the global generators of Python, NumPy and PyTorch (CPU) with a mixture of the numbers in ``key``."""
+    """Seed the global generators of Python, NumPy and PyTorch (CPU) with a hash of ``key``."""
     words = np.random.SeedSequence(key).generate_state(4)
     number = int.from_bytes(words.tobytes()[:8], 'little')
     np.random.seed(words)
@@ -41,16 +41,16 @@ def seed_all(*key: int) -> None:
 
 @DATA_SAMPLERS.register_module()
 class SeededSampler(Sampler):
-    """Says of every index of another sampler at which place it stands, and can begin at any place.
+    """Wrap a sampler: add its position to each index, and start at any position.
 
     Args:
         dataset (Dataset): The data set.
-        sampler (dict): Config of a sampler whose order depends on its seed and epoch only, as mmengine's do.
-        endless (bool): Whether epoch follows epoch without an end, for loops that count iterations.
-        seed (int, optional): Of the order and of all that is random in the samples. Defaults to None, a random one.
+        sampler (dict): Config of a sampler whose order depends only on its seed and epoch, as mmengine's do.
+        endless (bool): Continue with the next epoch for ever, for loops that count iterations.
+        seed (int, optional): Seed of the order and of the samples. Defaults to None, a random seed.
 
     Attributes:
-        start (int): How many samples of this process come before the first one; set it before iterating.
+        start (int): Number of samples of this process to skip. Set it before iterating.
     """
 
     def __init__(self, dataset: Dataset, sampler: dict, endless: bool = False, seed: int | None = None) -> None:
@@ -63,7 +63,7 @@ class SeededSampler(Sampler):
         self.length = len(self._build())
 
     def _build(self) -> Sampler:
-        # built anew for every pass: mmengine's InfiniteSampler goes on where its last reader stopped
+        # built for every pass, since mmengine's InfiniteSampler continues where the last pass stopped
         return MMENGINE_DATA_SAMPLERS.build(dict(self.sampler), default_args=dict(dataset=self.dataset, seed=self.seed))
 
     def _draws(self, epoch: int) -> Iterator[Draw]:
@@ -75,45 +75,45 @@ class SeededSampler(Sampler):
             yield Draw(index, (self.seed, epoch, number * world_size + rank))
 
     def __iter__(self) -> Iterator[Draw]:
-        """Yield the draws of this epoch, or of all epochs, from ``start`` on."""
+        """Yield the draws of this epoch, or of all epochs if ``endless``, from ``start`` on."""
         epochs = count() if self.endless else (self.epoch,)
         return islice(chain.from_iterable(map(self._draws, epochs)), self.start, None)
 
     def __len__(self) -> int:
-        """Samples of one epoch and process."""
+        """Return the number of samples of this process in one epoch."""
         return self.length
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration goes through."""
+        """Set the epoch for the next pass."""
         self.epoch = epoch
 
 
 @DATASETS.register_module()
 class SeededDataset(Dataset):
-    """Seeds the random numbers of each sample with its place, and passes over a few files that are broken.
+    """Data set wrapper that seeds each sample with its position and replaces samples with unreadable files.
 
     Args:
         dataset (dict): Config of the data set.
-        max_corrupt_files (int): So many samples whose image or label cannot be read are replaced by others, each with
-            a warning, before it is an error. Counted per process. Defaults to 0.
+        max_corrupt_files (int): Number of samples with an unreadable image or label map that are replaced by others,
+            with a warning, before it is an error. Counted per process. Defaults to 0.
     """
 
     def __init__(self, dataset: dict, max_corrupt_files: int = 0) -> None:
         self.dataset = MMENGINE_DATASETS.build(dataset)
         self.metainfo = getattr(self.dataset, 'metainfo', {})
         self.max_corrupt_files = max_corrupt_files
-        # shared with the workers, who each find some of them
+        # shared with the workers
         self.corrupt = torch.zeros(len(self.dataset), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> dict:
-        """Load the sample of ``draw``, or of one drawn in its stead.
+        """Load the sample of ``draw``, or another random one if its files cannot be read.
 
         Raises:
-            UserError: If it cannot be read, and neither could too many others.
+            UserError: If more than ``max_corrupt_files`` samples cannot be read.
         """
         index = draw.index
         for attempt in count():
@@ -121,21 +121,21 @@ class SeededDataset(Dataset):
             try:
                 return self.dataset[index]
             except Exception as error:
-                self._pass_over(index, error)
+                self._note_corrupt(index, error)
             index = int(np.random.default_rng((*draw.key, attempt)).integers(len(self)))
 
-    def _pass_over(self, index: int, error: Exception) -> None:
+    def _note_corrupt(self, index: int, error: Exception) -> None:
         problem = str(error) if isinstance(error, UserError) else unreadable_file(self.dataset.get_data_info(index))
         if problem is None:
-            raise  # the files are fine, something else is not
+            raise  # the files can be read, so the error is another
         is_new = not self.corrupt[index]
         self.corrupt[index] = True
         found = int(self.corrupt.sum())
         if found > self.max_corrupt_files or found == len(self):
             raise UserError(
-                f'{problem}; repair or remove it, or have such samples replaced by others: '
-                f'train_cfg.max_corrupt_files, now {self.max_corrupt_files}'
+                f'{problem}: repair or remove it, or allow more such files with train_cfg.max_corrupt_files, '
+                f'now {self.max_corrupt_files}'
             ) from error
         if is_new:
-            message = f'{problem}; another sample takes its place ({found} of at most {self.max_corrupt_files})'
+            message = f'{problem}: replaced by another sample ({found} of at most {self.max_corrupt_files})'
             print_log(message, logger='current', level=logging.WARNING)

@@ -7,10 +7,10 @@ from ..registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class CheckLabels(BaseTransform):
-    """Stop at a label that the model has no class for, and name the file it came from.
+    """Raise an error at a label without a class, and name its file.
 
-    Without it such a label surfaces in the loss, as an index error or a CUDA assertion that names no file.
-    Place it right after ``LoadAnnotations``, whose ``reduce_zero_label`` and ``label_map`` it thus checks too.
+    Without this check, such a label fails in the loss, with an index error or a CUDA assertion that names no file.
+    Place it right after ``LoadAnnotations``, so that it sees labels after ``reduce_zero_label`` and ``label_map``.
 
     Required Keys:
 
@@ -18,8 +18,8 @@ class CheckLabels(BaseTransform):
     - seg_map_path (str)
 
     Args:
-        num_classes (int): Number of classes; labels 0 to ``num_classes - 1`` are allowed.
-        ignore_index (int): The one other label that is allowed. Defaults to 255.
+        num_classes (int): Number of classes. Labels 0 to ``num_classes - 1`` are allowed.
+        ignore_index (int): The only other label that is allowed. Defaults to 255.
 
     Raises:
         UserError: If ``num_classes`` is not a positive integer, a label is not allowed, or there is no label map.
@@ -27,16 +27,16 @@ class CheckLabels(BaseTransform):
 
     def __init__(self, num_classes: int, ignore_index: int = 255):
         if not isinstance(num_classes, int) or num_classes < 1:
-            raise UserError(f'CheckLabels needs a positive integer as num_classes, not {num_classes!r}.')
+            raise UserError(f'num_classes of CheckLabels must be a positive integer, not {num_classes!r}')
         self.num_classes = num_classes
         self.ignore_index = ignore_index
 
     def transform(self, results: dict) -> dict:
-        """Return ``results`` unchanged, or raise."""
+        """Check ``results`` and return them unchanged."""
         labels = results.get('gt_seg_map')
         if labels is None:
-            raise UserError('CheckLabels found no label map to check: place it after LoadAnnotations in the pipeline.')
-        # Two comparisons per pixel; the costly np.unique is left for the sentence.
+            raise UserError('CheckLabels found no label map: place it after LoadAnnotations in the pipeline')
+        # Two comparisons per pixel; np.unique is slow and needed for the message only.
         allowed = (labels < self.num_classes) | (labels == self.ignore_index)
         if labels.dtype.kind != 'u':
             allowed &= (labels >= 0) | (labels == self.ignore_index)
@@ -50,7 +50,7 @@ class CheckLabels(BaseTransform):
         return (
             f'{results.get("seg_map_path", "An annotation")} has label{"s" * (len(offending) > 1)} {shown}'
             f'{" after reduce_zero_label" if reduced else ""}, outside 0 to {self.num_classes - 1} '
-            f'(or {self.ignore_index}, ignored): correct the file, num_classes or reduce_zero_label (now {reduced}).'
+            f'(or {self.ignore_index}, ignored): correct the file, num_classes or reduce_zero_label (now {reduced})'
         )
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Exported models: the file formats, and what a file needs to know to be used without this package's models."""
+"""Export of models to files that run without mmvittm, and prediction with these files."""
 
 from .formats import FORMATS, format_of
 

@@ -1,8 +1,9 @@
-"""What a format of exported models can do, whatever the format."""
+"""Interface of the file formats."""
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -13,40 +14,30 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .program import export_program
 
-#: Under this name a file holds its metadata, as JSON.
+#: Key of the metadata in an exported file.
 METADATA_KEY = 'mmvittm'
 
 
-class Session(ABC):
-    """An exported network, ready to run: ``session(images)`` with images ``(B, 3, H, W)``, float32 and normalised.
+@dataclass(frozen=True)
+class Session:
+    """An exported network, loaded."""
 
-    Attributes:
-        metadata (dict): What was stored with the network; empty for a file that this package did not write.
-    """
+    run: Callable[[np.ndarray], list[np.ndarray]]
+    metadata: dict  #: What the file says about itself, empty for a file of another origin.
 
-    metadata: dict
-
-    @abstractmethod
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        """The network's outputs for a batch of images."""
+        """Return the outputs for normalised images ``(B, 3, H, W)``, float32."""
+        return self.run(images)
 
 
 class Format(ABC):
-    """One file format, with the runtime that runs it on the CPU.
+    """A file format and the runtime that runs it on the CPU."""
 
-    Attributes:
-        name (str): What users call it.
-        suffix (str): Of its files.
-        packages (tuple[str, ...]): Modules it needs, all of the extra ``[deploy]``.
-        dtypes (tuple[str, ...]): What its runtime computes in.
-        instead (str): Advice for a dtype it does not offer.
-    """
-
-    name: str
-    suffix: str
-    packages: tuple[str, ...]
-    dtypes: tuple[str, ...]
-    instead: str
+    name: str  #: Name on the command line.
+    suffix: str  #: Suffix of the files.
+    packages: tuple[str, ...]  #: Modules to import, all in the extra ``[deploy]``.
+    dtypes: tuple[str, ...]  #: Data types that the runtime computes in.
+    instead: str  #: Advice for other data types.
 
     def export(
         self,
@@ -57,58 +48,58 @@ class Format(ABC):
         metadata: dict | None = None,
         calibration: Iterable[np.ndarray] | None = None,
     ) -> None:
-        """Write ``network`` for images of the size of ``images`` and any batch size.
+        """Write ``network`` to ``path``, for the size of ``images`` and any batch size.
 
         Args:
-            network (nn.Module): Takes images and gives one tensor or several, as
-                :func:`mmvittm.apis.tasks.inference_network` makes it.
-            images (Tensor): ``(B, 3, H, W)``, an example.
-            path (Path): The file, which is not written atomically. Files of :meth:`files` appear beside it.
-            dtype (str): One of :attr:`dtypes`. Defaults to ``'fp32'``.
-            metadata (dict, optional): What JSON can hold; ``dtype`` is added to it.
-            calibration (Iterable[np.ndarray], optional): Batches ``(B, 3, H, W)`` that an int8 network finds its
-                ranges on.
+            network (nn.Module): Takes images and returns one tensor or several; the input is called ``images``, the
+                outputs by its attribute ``output_names`` if it has one.
+            images (Tensor): An example, ``(B, 3, H, W)``.
+            path (Path): The file. It is not written atomically; the other :meth:`files` are written beside it.
+            dtype (str): One of :attr:`dtypes`.
+            metadata (dict, optional): Stored in the file as JSON, with ``dtype``.
+            calibration (Iterable[np.ndarray], optional): Batches ``(B, 3, H, W)`` that set the ranges of int8.
 
         Raises:
-            UserError: If the dtype is not one of the format's, a package is missing, or the network does not take
-                images of that size.
+            UserError: If the format does not support the dtype, a package is missing, or the network does not take
+                images of this size.
         """
         self.check(dtype)
         if (dtype == 'int8') != (calibration is not None):
-            raise UserError('int8 needs images to calibrate on, and only int8 does')
-        program = export_program(network, images)
-        self._write(program, path, json.dumps((metadata or {}) | dict(dtype=dtype)), calibration)
+            raise UserError('int8, and no other dtype, needs images to calibrate on')
+        text = json.dumps({**(metadata or {}), 'dtype': dtype})
+        names = getattr(network, 'output_names', None)
+        self._write(export_program(network, images), names, path, text, calibration)
 
     def load(self, path: Path, dtype: str | None = None, threads: int | None = None) -> Session:
-        """Read an exported file.
+        """Load an exported file.
 
         Args:
             path (Path): The file.
-            dtype (str, optional): What to compute in. Defaults to what the file was exported for.
-            threads (int, optional): CPU threads. Defaults to the runtime's choice.
+            dtype (str, optional): Data type to compute in. Defaults to that of the export.
+            threads (int, optional): Number of CPU threads. Defaults to the runtime's choice.
 
         Raises:
-            UserError: If the file is missing or not of this format, the dtype is not one of the format's, or a package
-                is missing.
+            UserError: If the file is missing or in another format, the format does not support the dtype, or a
+                package is missing.
         """
         self.check(dtype or 'fp32')
         if not path.is_file():
             raise UserError(f'exported model not found: {path}')
-        return self._read(path, dtype, threads)
+        try:
+            return self._read(path, dtype, threads)
+        except Exception as error:  # the runtimes' exceptions have no other base in common
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f'{path} is not a model in the format {self.name}: {reason[-1]}') from error
 
     def check(self, dtype: str = 'fp32') -> None:
-        """Refuse a dtype that the format does not offer, and missing packages."""
+        """Raise a :class:`UserError` if the format does not support ``dtype`` or a package is missing."""
         if dtype not in self.dtypes:
-            raise UserError(f'{self.name} does not run {dtype}, but {", ".join(self.dtypes)}: {self.instead}')
+            raise UserError(f'{self.name} does not run {dtype}, only {", ".join(self.dtypes)}: {self.instead}')
         for package in self.packages:
             self.module(package)
 
     def module(self, name: str) -> ModuleType:
-        """Import an optional package.
-
-        Raises:
-            UserError: If it is not installed.
-        """
+        """Import an optional package, or raise a :class:`UserError` that says how to install it."""
         try:
             return import_module(name)
         except ImportError as error:
@@ -118,17 +109,11 @@ class Format(ABC):
             ) from error
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """All files that make up the exported model ``path``."""
+        """Return all files of the exported model ``path``, itself first."""
         return (path,)
 
     @abstractmethod
-    def _write(self, program, path: Path, metadata: str, calibration: Iterable[np.ndarray] | None) -> None: ...
+    def _write(self, program, output_names, path: Path, metadata: str, calibration) -> None: ...
 
     @abstractmethod
     def _read(self, path: Path, dtype: str | None, threads: int | None) -> Session: ...
-
-
-def unreadable(path: Path, format_name: str, error: Exception) -> UserError:
-    """The error for a file that a runtime refuses."""
-    reason = str(error).strip().splitlines()
-    return UserError(f'{path} is not a model in the format {format_name}: {reason[-1] if reason else error}')

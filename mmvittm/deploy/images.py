@@ -1,6 +1,6 @@
-"""The real pictures that an export is checked, and calibrated, on."""
+"""Images: reading them, choosing a few to check an export on, and fitting them to an exported network."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mmcv
@@ -11,16 +11,13 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from ..apis.data import check_data, innermost_datasets
 from ..errors import UserError
+from .metadata import ExportMetadata, Size
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff')
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read ``(h, w, 3)``, uint8, BGR.
-
-    Raises:
-        UserError: If the file is missing or no image.
-    """
+    """Read an image as ``(h, w, 3)``, uint8, BGR, or raise a :class:`UserError`."""
     try:
         image = mmcv.imread(path)
     except (OSError, ValueError) as error:
@@ -31,11 +28,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images in a folder, by name.
-
-    Raises:
-        UserError: If the folder is missing or holds none.
-    """
+    """List the images in a folder by name, or raise a :class:`UserError` if there are none."""
     if not folder.is_dir():
         raise UserError(f'image folder not found: {folder}')
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -45,19 +38,14 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def sample_images(cfg: Config, folder: Path | None = None, count: int = 4) -> Iterator[np.ndarray]:
-    """A few real images: of ``folder``, else of the config's test data, else the photograph that matplotlib brings.
-
-    Raises:
-        UserError: If ``folder`` holds no images.
-    """
+    """Yield ``count`` images: from ``folder``, else from the test data, else matplotlib's photograph, rotated."""
     paths = images_in(folder) if folder else _test_images(cfg)
     if paths:
         chosen = np.linspace(0, len(paths) - 1, count).round().astype(int)
         yield from (read_image(paths[index]) for index in chosen)
     else:
         image = read_image(Path(cbook.get_sample_data('grace_hopper.jpg', asfileobj=False)))
-        for index in range(count):
-            yield np.rot90(image, index).copy()
+        yield from (np.rot90(image, turns).copy() for turns in range(count))
 
 
 def _test_images(cfg: Config) -> list[Path]:
@@ -65,9 +53,48 @@ def _test_images(cfg: Config) -> list[Path]:
         return []
     try:
         check_data(cfg, 'test_dataloader')
-    except UserError:  # most who export have the weights and not the data
+    except UserError:  # the data need not be on the machine that exports
         return []
     dataset = next(innermost_datasets(cfg.test_dataloader.dataset))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         built = DATASETS.build({**dataset, 'pipeline': []})
     return [Path(built.get_data_info(index)['img_path']) for index in range(len(built))]
+
+
+def inside(image: np.ndarray, shape: Size) -> np.ndarray:
+    """Resize to the largest size within ``shape``, keeping the aspect ratio."""
+    return _resize(image, shape, min)
+
+
+def centre(image: np.ndarray, shape: Size) -> np.ndarray:
+    """Resize to the smallest size that covers ``shape``, keeping the aspect ratio, and crop the centre."""
+    image = _resize(image, shape, max)
+    top, left = ((have - want) // 2 for have, want in zip(image.shape, shape, strict=False))
+    return image[top : top + shape[0], left : left + shape[1]]
+
+
+def _resize(image: np.ndarray, shape: Size, pick: Callable) -> np.ndarray:
+    factor = pick(want / have for have, want in zip(image.shape, shape, strict=False))
+    height, width = (max(1, pick(round(have * factor), want)) for have, want in zip(image.shape, shape, strict=False))
+    return mmcv.imresize(image, (width, height), interpolation='bilinear', backend='cv2')
+
+
+#: How an image is fitted to a network's input, by the name in :attr:`ExportMetadata.fit`.
+FITS: dict[str, Callable[[np.ndarray, Size], np.ndarray]] = dict(inside=inside, centre=centre)
+
+
+def prepare(image: np.ndarray, metadata: ExportMetadata) -> tuple[np.ndarray, Size]:
+    """Turn an image into the input of an exported network.
+
+    Args:
+        image (np.ndarray): ``(h, w, 3)``, uint8, BGR.
+        metadata (ExportMetadata): The network's metadata.
+
+    Returns:
+        tuple: The input ``(3, H, W)``, float32, and the height and width of the image in it, from the top left corner.
+    """
+    fitted = FITS[metadata.fit](image, metadata.shape)
+    mean, std = np.array(metadata.mean), np.array(metadata.std)
+    normalised = mmcv.imnormalize(fitted, mean, std, to_rgb=metadata.channel_order == 'rgb')
+    padded = mmcv.impad(normalised, shape=metadata.shape, pad_val=(metadata.pad_value,) * 3)
+    return np.ascontiguousarray(padded.transpose(2, 0, 1)), fitted.shape[:2]

@@ -1,7 +1,7 @@
-"""What an exported file tells about itself, so that it can be used without config, checkpoint and data set."""
+"""Metadata of an exported file, so that it can be used without config, checkpoint and data set."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import matplotlib
@@ -17,59 +17,38 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class ModelCard:
-    """How to feed an exported network and what its outputs mean.
+class ExportMetadata:
+    """How to prepare images for an exported network, and what its outputs mean.
 
-    An image is fitted to ``shape`` by the rule ``fit`` (see :data:`mmvittm.deploy.preprocess.FITS`), its channels are
-    put in ``channel_order``, ``mean`` is subtracted and ``std`` divided by, both in that order, and what is left of
-    ``shape`` at the bottom and right is filled with ``pad_value``.
-
-    Attributes:
-        task (str): A key of :data:`mmvittm.deploy.tasks.TASKS`.
-        shape (tuple[int, int]): Height and width of the input, in pixels.
-        fit (str): How an image comes to that shape.
-        channel_order (str): 'rgb' or 'bgr'.
-        mean (tuple[float, ...]): By channel, for values of 0 … 255.
-        std (tuple[float, ...]): By channel.
-        pad_value (float): Fills what the image does not cover, after normalisation.
-        align_corners (bool): How logits are resized to the image.
-        classes (tuple[str, ...]): Names, in the order of the logits.
-        palette (tuple[tuple[int, int, int], ...]): RGB colour of each class.
-        config (str): Name of the config.
-        checkpoint (str, optional): Name of the checkpoint; None if the weights are random.
-        version (str): Of mmvittm.
+    The fields are the keys of the JSON in exported files, which outlive a version: they keep their names.
     """
 
-    task: str
-    shape: Size
-    fit: str
-    channel_order: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    pad_value: float
-    align_corners: bool
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, ...], ...]
-    config: str
-    checkpoint: str | None
-    version: str = __version__
-
-    def as_dict(self) -> dict:
-        return asdict(self)
+    task: str  #: Key of :data:`mmvittm.apis.tasks.TASKS`.
+    shape: Size  #: Height and width of the input, in pixels.
+    fit: str  #: How an image is fitted to that shape, a key of :data:`mmvittm.deploy.images.FITS`.
+    channel_order: str  #: 'rgb' or 'bgr'.
+    mean: tuple[float, ...]  #: Subtracted from each channel, in that order, for values of 0 … 255.
+    std: tuple[float, ...]  #: Divides each channel.
+    pad_value: float  #: Fills the input below and right of the image, in normalised units.
+    align_corners: bool  #: How logits are resized to the image.
+    classes: tuple[str, ...]  #: Class names, in the order of the logits.
+    palette: tuple[tuple[int, ...], ...]  #: RGB colour of each class.
+    config: str  #: Name of the config.
+    checkpoint: str | None  #: Name of the checkpoint; None for random weights.
+    version: str = __version__  #: Version of mmvittm.
 
     @classmethod
-    def from_dict(cls, metadata: dict, path: Path) -> 'ModelCard':
-        """Read what :meth:`as_dict` gave and JSON made of it.
+    def from_dict(cls, metadata: dict, path: Path) -> 'ExportMetadata':
+        """Read the metadata of the file ``path``, as JSON gives it.
 
         Raises:
-            UserError: If something is missing: the file at ``path`` is of another origin.
+            UserError: If a key is missing.
         """
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in metadata]
         if missing:
             raise UserError(
-                f'{path} does not say how to use it ({", ".join(missing)} missing): export it with '
-                'tools/deployment/export.py'
+                f'{path} has no metadata on {", ".join(missing)}: export the model with tools/deployment/export.py'
             )
         return cls(**{name: _tuples(metadata[name]) for name in names})
 
@@ -79,50 +58,45 @@ def _tuples(value: object) -> object:
 
 
 def normalisation(preprocessor: nn.Module) -> dict:
-    """``channel_order``, ``mean`` and ``std`` of a data preprocessor of mmseg's or mmpretrain's."""
-    # mmpretrain's classifiers call it to_rgb, mmengine's own class _channel_conversion
-    swapped = getattr(preprocessor, 'to_rgb', False) or getattr(preprocessor, '_channel_conversion', False)
-    normalises = getattr(preprocessor, '_enable_normalize', False)
-    mean, std = (
-        (getattr(preprocessor, name).flatten().tolist() for name in ('mean', 'std'))
-        if normalises
-        else ([0.0] * 3, [1.0] * 3)
-    )
-    return dict(channel_order='rgb' if swapped else 'bgr', mean=tuple(mean), std=tuple(std))
+    """Return ``channel_order``, ``mean`` and ``std`` of a data preprocessor of mmseg or mmpretrain."""
+    # to_rgb in mmpretrain, _channel_conversion in mmengine
+    swaps = getattr(preprocessor, 'to_rgb', False) or getattr(preprocessor, '_channel_conversion', False)
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if getattr(preprocessor, '_enable_normalize', False):
+        mean, std = (tuple(values.flatten().tolist()) for values in (preprocessor.mean, preprocessor.std))
+    return dict(channel_order='rgb' if swaps else 'bgr', mean=mean, std=std)
 
 
-def class_names(cfg: Config, checkpoint_meta: dict, count: int) -> dict:
-    """``classes`` and ``palette``: the checkpoint's, else those of the config's test data, else numbers and a cycle.
+def class_names(cfg: Config, head: nn.Module, dataset_meta: dict) -> dict:
+    """Return ``classes`` and ``palette``: the checkpoint's, else the test data's, else numbers and matplotlib's tab20.
 
     Args:
         cfg (Config): The model's config.
-        checkpoint_meta (dict): The checkpoint's entry ``meta``, empty if it has none.
-        count (int): How many classes the model tells apart.
+        head (nn.Module): The model's head.
+        dataset_meta (dict): ``meta['dataset_meta']`` of the checkpoint, empty if it has none.
 
     Raises:
-        UserError: If the names are not ``count``.
+        UserError: If the head and the data differ in the number of classes, or the head has one logit for two classes.
     """
-    meta = {key.lower(): value for key, value in checkpoint_meta.get('dataset_meta', {}).items()} or _data_meta(cfg)
+    if getattr(head, 'out_channels', None) == 1:
+        raise UserError('a head with one logit for two classes is not supported: set out_channels=2')
+    count = head.num_classes
+    meta = {key.lower(): value for key, value in dataset_meta.items()} or _test_data_meta(cfg)
     classes = tuple(meta.get('classes') or map(str, range(count)))
     if len(classes) != count:
-        raise UserError(f'the model tells {count} classes apart and the data names {len(classes)}: make them agree')
-    palette = meta.get('palette') or _cycle(count)
-    return dict(classes=classes, palette=tuple(tuple(int(value) for value in colour) for colour in palette))
+        raise UserError(f'the model has {count} classes and the data {len(classes)}: make num_classes and data agree')
+    colours = matplotlib.colormaps['tab20'].colors
+    cycle = [[round(255 * value) for value in colours[index % len(colours)]] for index in range(count)]
+    return dict(classes=classes, palette=tuple(tuple(map(int, colour)) for colour in meta.get('palette') or cycle))
 
 
-def _data_meta(cfg: Config) -> dict:
+def _test_data_meta(cfg: Config) -> dict:
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
     if not loader:
         return {}
     dataset = next(innermost_datasets(loader['dataset']))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        kind = DATASETS.get(dataset['type'])
-    meta = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+        meta = {**getattr(DATASETS.get(dataset['type']), 'METAINFO', {}), **(dataset.get('metainfo') or {})}
     if isinstance(dataset.get('classes'), Sequence) and not isinstance(dataset['classes'], str):
         meta['classes'] = dataset['classes']
     return meta
-
-
-def _cycle(count: int) -> list[tuple[int, ...]]:
-    colours = matplotlib.colormaps['tab20'].colors
-    return [tuple(round(255 * value) for value in colours[index % len(colours)]) for index in range(count)]

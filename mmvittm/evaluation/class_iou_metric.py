@@ -5,17 +5,19 @@ from ..registry import METRICS
 
 @METRICS.register_module()
 class ClassIoUMetric(IoUMetric):
-    """mmseg's IoUMetric, which also returns what it otherwise only prints: ``IoU.<class>`` in percent."""
+    """mmseg's IoUMetric, which also returns the IoU of each class, as ``IoU.<class>`` in percent."""
+
+    default_prefix = ''  # mmengine warns about None
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the metrics of a whole data set.
+        """Compute the metrics over the data set.
 
         Args:
-            results (list): Per image the areas of intersection, union, prediction and label, by class.
+            results (list): For each image, the areas of intersection, union, prediction and label by class.
 
         Returns:
-            dict[str, float]: What IoUMetric returns (aAcc, mIoU, mAcc, …) and ``IoU.<class>``; a class that neither
-            occurs nor is predicted is nan.
+            dict[str, float]: The metrics of IoUMetric (aAcc, mIoU, mAcc, …) and ``IoU.<class>``, nan for a class that
+            neither occurs nor is predicted.
         """
         metrics = super().compute_metrics(results)
         if not self.format_only:

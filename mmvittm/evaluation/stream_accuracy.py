@@ -7,13 +7,13 @@ from ..registry import METRICS
 
 @METRICS.register_module()
 class StreamAccuracy(Accuracy):
-    """Accuracy of one of the predictions of a :class:`mmvittm.models.ViTTMClsHead`, whichever ``predict_from`` names.
+    """Accuracy of the prediction from one stream of a :class:`mmvittm.models.ViTTMClsHead`.
 
-    It is logged as ``<stream>/top1``, beside mmpretrain's ``accuracy/top1`` of the prediction that counts.
+    It is logged as ``<stream>/top1``. mmpretrain's ``accuracy/top1`` is that of the stream ``predict_from``.
 
     Args:
         stream (str): 'memory', 'process' or 'mean'.
-        **kwargs: Arguments of mmpretrain's Accuracy, for instance ``topk``.
+        **kwargs: See mmpretrain's Accuracy, for example ``topk``.
     """
 
     def __init__(self, stream: str, **kwargs) -> None:
@@ -21,6 +21,6 @@ class StreamAccuracy(Accuracy):
         self.stream = stream
 
     def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
-        """Take in a batch of predictions, each with the scores ``pred_score_<stream>`` of shape ``(num_classes,)``."""
+        """Process a batch of predictions with scores ``pred_score_<stream>`` of shape ``(num_classes,)``."""
         key = f'pred_score_{self.stream}'
         super().process(data_batch, [{**sample, 'pred_score': sample[key]} for sample in data_samples])

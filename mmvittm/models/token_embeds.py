@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from math import isqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -126,11 +127,11 @@ class TokenEmbed(BaseModule):
         self._resampled = None
         return super().train(mode)
 
-    def _apply(self, *args, **kwargs) -> 'TokenEmbed':
+    def _apply(self, *args: Any, **kwargs: Any) -> 'TokenEmbed':
         self._resampled = None
         return super()._apply(*args, **kwargs)
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         key = f'{prefix}pos_embed'
         loaded = state_dict.get(key)
         # torch itself reports another width

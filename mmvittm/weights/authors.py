@@ -1,4 +1,4 @@
-"""The layout of the ViTTM authors' checkpoints, and its translation to ours and back (facts: their release)."""
+"""The layout of the ViTTM authors' checkpoints, and its translation to ours and back (source: their release)."""
 
 import re
 from collections.abc import Mapping
@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .infer_arch import infer_arch
-from .key_table import KeyTable, unwrapped
+from .key_table import KeyTable
+from .loading import unwrapped
 
-# timm's names of a ViT's block, which the authors keep -> mmpretrain's.
+# timm's names of a ViT block, which the authors keep -> mmpretrain's.
 VIT_BLOCK_RULES = {
     'blocks.{layer}.norm{n}.{param}': 'layers.{layer}.vit_block.ln{n}.{param}',
     'blocks.{layer}.attn.qkv.{param}': 'layers.{layer}.vit_block.attn.qkv.{param}',
@@ -33,56 +34,56 @@ _HEAD_RULES = {
     'head.{param}': 'head.memory_fc.{param}',
     'process_head.{param}': 'head.process_fc.{param}',
 }
-TO_OURS = KeyTable({theirs: f'backbone.{ours}' for theirs, ours in _BACKBONE_RULES.items()} | _HEAD_RULES)
-TO_THEIRS = TO_OURS.inverse
+TO_MMVITTM = KeyTable({theirs: f'backbone.{ours}' for theirs, ours in _BACKBONE_RULES.items()} | _HEAD_RULES)
+TO_AUTHORS = TO_MMVITTM.inverse
 
-# Left over from the ViT that theirs derives from; its forward pass never used them.
+# Weights of the ViT that the authors' model derives from; its forward pass never uses them.
 _UNUSED = re.compile(r'cls_token|pos_embed|patch_embed\..+')
 
 
 def authors_to_mmvittm(state_dict: Mapping) -> dict[str, Tensor]:
-    """Translate a checkpoint of the authors to the keys of an mmpretrain classifier with a ViTTM backbone.
+    """Translate an authors' checkpoint to the keys of an mmpretrain classifier with a ViTTM backbone.
 
-    Where the memory patch is 16, their ``memory_embedder`` is their ``patch_embed``, and a format that stores shared
-    weights once, as safetensors does, may know it by the second name only: it is then taken from there.
+    With a memory patch of 16, ``memory_embedder`` and ``patch_embed`` are one module in the authors' model. A file that
+    stores it once, as ``patch_embed`` (safetensors does not store weights twice), is accepted.
 
     Args:
-        state_dict (Mapping): Their weights: plain, of an EMA (``module.…``), compiled (``_orig_mod.…``), or nested
-            under ``'state_dict'`` or ``'model'`` as Lightning and others do, in any combination.
+        state_dict (Mapping): The authors' weights, wrapped or nested in any way that
+            :func:`~mmvittm.weights.loading.unwrapped` accepts.
 
     Returns:
-        dict[str, Tensor]: Keys ``backbone.…`` and ``head.…``, without what their forward pass never used.
+        dict[str, Tensor]: Keys ``backbone.…`` and ``head.…``, without weights that the authors' forward pass never
+        uses.
 
     Raises:
-        UserError: If there are no weights, or some that are not theirs.
+        UserError: If there are no weights, or keys that the authors' layout does not have.
     """
     theirs = unwrapped(state_dict)
     theirs = _shared_memory_embedder(theirs) | theirs
     used = {key: value for key, value in theirs.items() if not (_UNUSED.fullmatch(key) or _is_unused(key, theirs))}
-    return TO_OURS.translate(used, "ViTTM's authors")
+    return TO_MMVITTM.translate(used, "ViTTM's authors")
 
 
 def mmvittm_to_authors(state_dict: Mapping) -> dict[str, Tensor]:
-    """Translate back: the inverse of :func:`authors_to_mmvittm`.
+    """Translate weights to the authors' layout, the inverse of :func:`authors_to_mmvittm`.
 
-    What their model holds but never uses is not made up: load the result into it with ``strict=False``.
+    Weights that the authors' model holds but never uses are missing: load the result into it with ``strict=False``.
 
     Args:
-        state_dict (Mapping): Weights with keys ``backbone.…`` and, of a classifier, ``head.…``; wrapped or nested as
-            :func:`authors_to_mmvittm` takes them.
+        state_dict (Mapping): Weights with keys ``backbone.…`` and, of a classifier, ``head.…``, wrapped or nested in
+            any way that :func:`~mmvittm.weights.loading.unwrapped` accepts.
 
     Returns:
         dict[str, Tensor]: The same weights under the authors' keys.
 
     Raises:
-        UserError: If there are no weights, or some of a part that the authors do not have.
+        UserError: If there are no weights, or keys of a module that the authors' model does not have.
     """
-    ours = unwrapped(state_dict)
-    return TO_THEIRS.translate(ours, "an mmvittm model whose parts ViTTM's authors have too")
+    return TO_AUTHORS.translate(unwrapped(state_dict), "an mmvittm model whose modules ViTTM's authors also have")
 
 
 def _shared_memory_embedder(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the memory embedder that are stored as ``patch_embed``'s only."""
+    """Return the memory embedder's weights if they are stored as ``patch_embed`` only, else nothing."""
     weight = theirs.get('patch_embed.proj.weight')
     if 'memory_embedder.proj.weight' in theirs or getattr(weight, 'shape', ())[2:] != (16, 16):
         return {}
@@ -91,7 +92,10 @@ def _shared_memory_embedder(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _is_unused(key: str, theirs: Mapping[str, Tensor]) -> bool:
-    """Their LinearAttention, the one with plain queries, keys and values, has an output projection it never applies."""
+    """Tell whether ``key`` is the output projection of a LinearAttention, which the authors' code never applies.
+
+    A LinearAttention has queries, keys and values, but no norms of them.
+    """
     head = re.fullmatch(r'((?:read|write)_head\.\d+)\.proj\.(?:weight|bias)', key)
     return head is not None and f'{head[1]}.q.weight' in theirs and f'{head[1]}.q_norm.weight' not in theirs
 
@@ -102,24 +106,24 @@ def infer_authors_arch(
     fusion: str = 'AddFusion',
     img_size: int | tuple[int, int] | None = None,
 ) -> dict:
-    """Read a model's configuration off the shapes of its weights, in the authors' layout.
+    """Infer the config of an authors' model from the shapes of its weights.
 
-    What no weight tells are the arguments. Of a CrossAttention and a LatentCrossAttention of ratio 1, whose weights
-    are alike, the first is taken.
+    The arguments are what shapes cannot tell. A LatentCrossAttention of ratio 1 has the shapes of a CrossAttention and
+    is taken for one.
 
     Args:
-        state_dict (Mapping): As :func:`authors_to_mmvittm` takes it.
-        num_heads (int, optional): Attention heads. Defaults to one for 64 channels, as in every published model.
+        state_dict (Mapping): The authors' weights, as for :func:`authors_to_mmvittm`.
+        num_heads (int, optional): Attention heads. Defaults to one per 64 channels, as in every published model.
         fusion (str): Fusion of a model without gates: 'AddFusion', as in every published model, or 'EraseFusion'.
-        img_size (int | tuple[int, int], optional): Image size of the position embeddings, in pixels. Defaults to that
-            of square grids.
+        img_size (int | tuple[int, int], optional): Image size of the position embeddings, in pixels. Defaults to the
+            size that makes both grids square.
 
     Returns:
         dict: ``backbone``, a config of :class:`mmvittm.models.ViTTM`, and ``num_classes``, an int, or None without a
         classifier.
 
     Raises:
-        UserError: If weights are missing, or the shapes belong to no ViTTM.
+        UserError: If weights are missing, or the shapes are not those of a ViTTM.
     """
     ours = authors_to_mmvittm(state_dict)
-    return infer_arch(ours, num_heads, fusion, img_size, name_of=TO_THEIRS.translate_key)
+    return infer_arch(ours, num_heads, fusion, img_size, name_of=TO_AUTHORS.translate_key)

@@ -1,4 +1,4 @@
-"""Reading a model's configuration off the shapes of its weights."""
+"""Inferring a model's config from the shapes of its weights."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,10 +17,10 @@ class WeightShapes:
 
     Args:
         weights (Mapping[str, Tensor]): Weights.
-        name_of (Callable[[str], str]): What errors call a key.
+        name_of (Callable[[str], str | None]): Name of a key in errors.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], name_of: Callable[[str], str] = str) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], name_of: Callable[[str], str | None] = str) -> None:
         self._shapes = {key: tuple(value.shape) for key, value in weights.items()}
         self._name_of = name_of
 
@@ -28,7 +28,11 @@ class WeightShapes:
         return key in self._shapes
 
     def of(self, key: str, ndim: int) -> tuple[int, ...]:
-        """The shape of a weight of ``ndim`` dimensions; a UserError if there is none."""
+        """Return the shape of a weight.
+
+        Raises:
+            UserError: If the weight is missing or does not have ``ndim`` dimensions.
+        """
         shape = self._shapes.get(key)
         if shape is None:
             raise UserError(f'these are not the weights of a whole model: {self._name_of(key)} is missing')
@@ -37,7 +41,7 @@ class WeightShapes:
         return shape
 
     def num_layers(self) -> int:
-        """Number of layers that have weights ``layers.i.…`` or ``backbone.layers.i.…``."""
+        """Count the layers, from keys ``layers.i.…`` or ``backbone.layers.i.…``."""
         return len({match[1] for key in self._shapes if (match := re.match(r'(?:backbone\.)?layers\.(\d+)\.', key))})
 
 
@@ -46,90 +50,92 @@ def infer_arch(
     num_heads: int | None = None,
     fusion: str = 'AddFusion',
     img_size: int | tuple[int, int] | None = None,
-    name_of: Callable[[str], str] = str,
+    name_of: Callable[[str], str | None] = str,
 ) -> dict:
-    """Read the configuration of a ViTTM with the parts that its authors have off the shapes of its weights.
+    """Infer the config of a ViTTM from the shapes of its weights, for the modules that the authors' model has.
 
     Args:
         state_dict (Mapping[str, Tensor]): Weights with keys ``backbone.…`` and, of a classifier, ``head.…``.
-        num_heads (int, optional): As in :func:`mmvittm.weights.infer_authors_arch`; so are the others.
+        num_heads (int, optional): See :func:`mmvittm.weights.infer_authors_arch`.
         fusion (str): Likewise.
         img_size (int | tuple[int, int], optional): Likewise.
-        name_of (Callable[[str], str]): What errors call a key.
+        name_of (Callable[[str], str | None]): Name of a key in errors.
 
     Returns:
         dict: ``backbone`` and ``num_classes``.
 
     Raises:
-        UserError: If weights are missing, or the shapes belong to no such model.
+        UserError: If weights are missing, or the shapes are not those of such a model.
     """
     shapes = WeightShapes(state_dict, name_of)
-    width, in_channels, *_ = shapes.of('backbone.memory_embed.patches.projection.weight', 4)
-    patches, tokens = {}, {}
+    patches: dict[str, tuple[int, int]] = {}
+    tokens: dict[str, int] = {}
     for embed in ('memory_embed', 'process_embed'):
-        patches[embed] = shapes.of(f'backbone.{embed}.patches.projection.weight', 4)[2:]
+        _, _, *patch = shapes.of(f'backbone.{embed}.patches.projection.weight', 4)
+        patches[embed] = patch[0], patch[1]
         tokens[embed] = shapes.of(f'backbone.{embed}.pos_embed', 3)[1]
-    block = 'backbone.layers.0.vit_block'
+    vit = vit_options(shapes, 'backbone.memory_embed.patches', 'backbone.layers.0.vit_block', num_heads)
+    width = shapes.of('backbone.memory_embed.pos_embed', 3)[2]
     gated = 'backbone.read_fusion.linear.weight' in shapes
     backbone = dict(
         type='mmvittm.ViTTM',
-        arch=named_arch(
-            embed_dims=width,
-            num_layers=shapes.num_layers(),
-            num_heads=heads_of(width) if num_heads is None else num_heads,
-            feedforward_channels=shapes.of(f'{block}.ffn.layers.0.0.weight', 2)[0],
-        ),
+        arch=vit.pop('arch'),
         img_size=_short(_checked_img_size(patches, tokens, img_size)),
         memory_embed=dict(type='PatchTokens', patch_size=_short(patches['memory_embed'])),
         process_embed=dict(type='PatchTokens', patch_size=_short(patches['process_embed'])),
         rw_head=_rw_head(shapes, width),
         fusion=dict(type='AddEraseFusion' if gated else fusion),
     )
-    if in_channels != 3:
-        backbone['in_channels'] = in_channels
     memory_mlp = 'backbone.layers.0.memory_block.mlp.fc1.weight'
     if memory_mlp in shapes:
         backbone['memory_block'] = dict(type='MemoryMLP', mlp_ratio=shapes.of(memory_mlp, 2)[0] / width)
     head = 'head.memory_fc.weight'
-    return dict(
-        backbone=backbone | vit_block_options(shapes, block),
-        num_classes=shapes.of(head, 2)[0] if head in shapes else None,
+    return dict(backbone=backbone | vit, num_classes=shapes.of(head, 2)[0] if head in shapes else None)
+
+
+def vit_options(shapes: WeightShapes, patches: str, block: str, num_heads: int | None) -> dict:
+    """Infer the options that a ViTTM has in common with a ViT; options at their defaults are left out.
+
+    Args:
+        shapes (WeightShapes): Shapes of the model's weights.
+        patches (str): Key prefix of a patch embedding.
+        block (str): Key prefix of the first ViT block.
+        num_heads (int, optional): Attention heads. Defaults to one per 64 channels.
+
+    Raises:
+        UserError: If a weight is missing, or 64 does not divide the width and ``num_heads`` is None.
+    """
+    width, in_channels, *_ = shapes.of(f'{patches}.projection.weight', 4)
+    if num_heads is None and width % _CHANNELS_PER_HEAD:
+        raise UserError(
+            f'a width of {width} is no multiple of {_CHANNELS_PER_HEAD}, the published width of a head: '
+            'give the number of heads (--num-heads)'
+        )
+    arch = dict(
+        embed_dims=width,
+        num_layers=shapes.num_layers(),
+        num_heads=width // _CHANNELS_PER_HEAD if num_heads is None else num_heads,
+        feedforward_channels=shapes.of(f'{block}.ffn.layers.0.0.weight', 2)[0],
     )
-
-
-def vit_block_options(shapes: WeightShapes, block: str) -> dict:
-    """What makes the ViT blocks differ from the default: layer scale, and no bias of queries, keys and values."""
-    options = {}
+    options: dict = dict(arch=next((name for name, known in ViTTM.arch_zoo.items() if known == arch), arch))
+    if in_channels != 3:
+        options['in_channels'] = in_channels
     if f'{block}.attn.gamma1.weight' in shapes:
-        options['layer_scale_init_value'] = 1e-6  # any value above 0 makes the parameters, which are then loaded
+        options['layer_scale_init_value'] = 1e-6  # any value above 0 creates the parameters; their values are loaded
     if f'{block}.attn.qkv.bias' not in shapes:
         options['qkv_bias'] = False
     return options
 
 
-def named_arch(**arch: int) -> str | dict:
-    """The name of an arch if it has one, else the arch."""
-    return next((name for name, known in ViTTM.arch_zoo.items() if known == arch), arch)
-
-
-def heads_of(width: int) -> int:
-    """The published number of attention heads for a width, which no weight tells."""
-    if width % _CHANNELS_PER_HEAD:
-        raise UserError(
-            f'a width of {width} is no multiple of {_CHANNELS_PER_HEAD}, the published width of a head: '
-            'give the number of heads (--num-heads)'
-        )
-    return width // _CHANNELS_PER_HEAD
-
-
 def _checked_img_size(
     patches: Mapping[str, tuple[int, int]], tokens: Mapping[str, int], given: int | tuple[int, int] | None
 ) -> tuple[int, int]:
-    """``given``, or the largest image with square grids, if all patches cover it with their numbers of tokens."""
+    """Return ``given``, or the largest image with square grids, if it gives both streams their numbers of tokens."""
     size = (given, given) if isinstance(given, int) else given
     if size is None:
-        spans = {embed: isqrt(number) for embed, number in tokens.items()}
-        size = tuple(min(spans[embed] * patch[axis] for embed, patch in patches.items()) for axis in (0, 1))
+        sides = {embed: isqrt(number) for embed, number in tokens.items()}
+        height, width = (min(sides[embed] * patch[axis] for embed, patch in patches.items()) for axis in (0, 1))
+        size = height, width
     if any(-(-size[0] // patch[0]) * -(-size[1] // patch[1]) != tokens[embed] for embed, patch in patches.items()):
         found = ' and '.join(
             f'{tokens[embed]} {embed.removesuffix("_embed")} tokens of {patch[0]}×{patch[1]} pixels'

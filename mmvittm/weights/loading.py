@@ -1,81 +1,58 @@
-"""Reading checkpoints without running what they contain, and saying plainly how they differ from a model."""
+"""Reading checkpoint files, and the weights in them."""
 
-import logging
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
-from urllib.parse import urlparse
 
-import numpy as np
 import torch
-from mmengine.dist import barrier, get_rank
-from mmengine.logging import HistoryBuffer, print_log
-from mmengine.runner import CheckpointLoader
-from mmengine.utils import digit_version
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
+from .mismatch import describe_mismatch
+from .unpickling import load_without_code
 
-_np_core = np._core if digit_version(np.__version__) >= digit_version('2.0.0') else np.core
+MapLocation = str | torch.device | None
 
-
-def _history_method(cls: type, name: str) -> Callable:
-    """What ``getattr`` may do while unpickling: find the statistics that a HistoryBuffer names."""
-    if cls is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-        raise pickle.UnpicklingError(f'GLOBAL {getattr(cls, "__name__", cls)}.{name}')
-    return getattr(cls, name)
-
-
-# What an mmengine checkpoint holds besides tensors: the logged scalars, numpy arrays in a HistoryBuffer.
-_MMENGINE_GLOBALS = {
-    'builtins.getattr': _history_method,
-    **{
-        f'{item.__module__}.{item.__name__}': item
-        for item in (
-            HistoryBuffer,
-            np.ndarray,
-            np.dtype,
-            _np_core.multiarray._reconstruct,
-            _np_core.multiarray.scalar,
-            *(type(np.dtype(name)) for name in ('float32', 'float64', 'int64', 'uint32')),
-        )
-    },
-}
+# Names under which training scripts nest a model's weights, and prefixes that wrappers put before every key.
+_NESTS = ('state_dict', 'model')
+_WRAPPERS = re.compile(r'^(?:(?:module|_orig_mod|model)\.)+')
 
 
-def load_checkpoint_file(
-    path: str | Path, map_location: str | torch.device | None = 'cpu', allow_pickle: bool = False
-) -> dict:
-    """Read a checkpoint with ``weights_only=True``; mmengine's own log types are let through.
+def load_checkpoint_file(path: str | Path, map_location: MapLocation = 'cpu', allow_pickle: bool = False) -> dict:
+    """Read a checkpoint without running code in it.
 
     Args:
         path (str | Path): A file written by mmengine, ``torch.save``, or safetensors (by its suffix).
-        map_location (str | torch.device, optional): Where its tensors go. Defaults to ``'cpu'``.
-        allow_pickle (bool): Let the file run whatever code it holds. Defaults to False.
+        map_location (str | torch.device, optional): Device of the loaded tensors. Defaults to ``'cpu'``.
+        allow_pickle (bool): Unpickle any type, which may run code in the file. Defaults to False.
 
     Returns:
-        dict: The whole checkpoint; the weights are under ``'state_dict'`` when mmengine wrote it.
+        dict: The whole checkpoint; mmengine nests the weights under ``'state_dict'``.
 
     Raises:
-        UserError: If the file is missing, truncated, holds no dict, or would run code when unpickled.
+        UserError: If the file is missing or truncated, holds no dict, or holds more than weights and log types.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f'checkpoint not found: {path}')
-    read = _load_safetensors if path.suffix == '.safetensors' else _load_pickle if allow_pickle else _load_weights_only
+    checkpoint: object
     try:
-        checkpoint = read(path, map_location)
+        if path.suffix == '.safetensors':
+            checkpoint = load_file(path, device=str(map_location or 'cpu'))
+        elif allow_pickle:
+            checkpoint = torch.load(path, map_location=map_location, weights_only=False)
+        else:
+            checkpoint = load_without_code(path, map_location)
     except pickle.UnpicklingError as error:
-        # torch's message goes on for a page; the refused name is what the user needs
+        # torch's message fills a page; users need the refused name.
         refused = re.search(r'GLOBAL (\S+)', str(error))
         reason = f'it holds {refused[1]}' if refused else str(error).splitlines()[0]
         raise UserError(
-            f'checkpoint {path} is not a plain weights file ({reason}): it is not loaded, since that may run code; '
-            'if you trust it, train.py and test.py take --allow-pickle'
+            f'checkpoint {path} is not a plain weights file ({reason}) and was not loaded, since loading may run code; '
+            'if you trust it, pass --allow-pickle to train.py or test.py'
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
@@ -87,96 +64,47 @@ def load_checkpoint_file(
     return checkpoint
 
 
-def _load_safetensors(path: Path, map_location: str | torch.device | None) -> dict[str, Tensor]:
-    return load_file(path, device=str(map_location or 'cpu'))
+def load_weights(model: nn.Module, path: str | Path) -> dict:
+    """Load all weights of ``path`` into ``model`` and return the checkpoint; position embeddings are resampled.
 
-
-def _load_pickle(path: Path, map_location: str | torch.device | None) -> dict:
-    return torch.load(path, map_location=map_location, weights_only=False)
-
-
-def _load_weights_only(path: Path, map_location: str | torch.device | None) -> dict:
-    if digit_version(torch.__version__) >= digit_version('2.6.0'):
-        with torch.serialization.safe_globals([(item, name) for name, item in _MMENGINE_GLOBALS.items()]):
-            return torch.load(path, map_location=map_location, weights_only=True)
-    # Before, the list of types behind weights_only=True cannot be extended like that: the same rule as an unpickler.
-    return torch.load(path, map_location=map_location, pickle_module=_restricted_pickle(), weights_only=False)
-
-
-def _restricted_pickle() -> ModuleType:
-    """A stand-in for :mod:`pickle` whose unpickler finds nothing but tensors' parts and mmengine's log types."""
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module: str, name: str):
-            full_name = f'{module.replace("__builtin__", "builtins")}.{name}'
-            if full_name in _MMENGINE_GLOBALS:
-                return _MMENGINE_GLOBALS[full_name]
-            is_dtype = module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype)
-            if is_dtype or _TENSOR_PARTS.fullmatch(full_name):
-                return super().find_class(module, name)
-            raise pickle.UnpicklingError(f'GLOBAL {full_name}')
-
-    module = ModuleType('restricted_pickle')
-    module.Unpickler = Unpickler
-    module.load = lambda file, **kwargs: Unpickler(file, **kwargs).load()
-    return module
-
-
-_TENSOR_PARTS = re.compile(
-    r'collections\.OrderedDict|_codecs\.encode|torch\.(?:\w+Storage|Size|device)'
-    r'|torch\._utils\._rebuild_(?:tensor_v2|parameter|parameter_with_state)'
-)
-
-
-def use_safe_loading(allow_pickle: bool = False) -> None:
-    """Let mmengine read every checkpoint (``load_from``, ``resume``, ``init_cfg``) through this module.
-
-    Args:
-        allow_pickle (bool): Unpickle whatever a file holds instead, which may run code. Defaults to False.
+    Raises:
+        UserError: If the file cannot be read or does not fit the model.
     """
-
-    def load_from_local(filename: str, map_location=None) -> dict:
-        return _without_code(filename, load_checkpoint_file(filename, map_location, allow_pickle))
-
-    def load_from_http(filename: str, map_location=None) -> dict:
-        return load_from_local(_download(filename), map_location)
-
-    def load_from_elsewhere(filename: str, map_location=None) -> dict:
-        raise UserError(f'{filename} is not loaded, since that may run code: download it and give its path')
-
-    # mmengine logs the words behind `load_from_`; its own loaders of other places unpickle what they have downloaded
-    safe = {'': load_from_local, 'http://': load_from_http, 'https://': load_from_http}
-    for prefix in list(CheckpointLoader._schemes):
-        if prefix in safe or not allow_pickle:
-            CheckpointLoader.register_scheme(prefix, safe.get(prefix, load_from_elsewhere), force=True)
-
-
-def _without_code(path: str | Path, checkpoint: dict) -> dict:
-    """Runner.resume runs the source of a config that it finds there; mmengine itself does not write one."""
-    if checkpoint.get('meta', {}).pop('config', None) is not None:
-        print_log(f'{path} holds the source of a config, which is not run', logger='current', level=logging.WARNING)
+    checkpoint = load_checkpoint_file(path)
+    weights = weights_of(checkpoint)
+    if problem := describe_mismatch(model, weights):
+        raise UserError(f'checkpoint {path} does not fit the model: {problem}')
+    model.load_state_dict(weights)
     return checkpoint
 
 
-def _download(url: str) -> Path:
-    """Put the file into torch's cache if it is not there, the first process before the others."""
-    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if get_rank() == 0 and not path.is_file():
-        _fetch(url, path)
-    barrier()
-    if not path.is_file():  # on a machine that does not share the cache of the first
-        _fetch(url, path)
-    return path
-
-
-def _fetch(url: str, path: Path) -> None:
-    try:
-        torch.hub.download_url_to_file(url, str(path))
-    except (OSError, ValueError) as error:
-        raise UserError(f'{url} cannot be downloaded ({error})') from error
-
-
 def weights_of(checkpoint: dict) -> dict[str, Tensor]:
-    """The weights in a checkpoint, whether it is a bare state dict or mmengine's."""
+    """Return the weights in a checkpoint of mmengine or a bare state dict."""
     return checkpoint.get('state_dict', checkpoint)
+
+
+def unwrapped(checkpoint: Mapping) -> dict[str, Tensor]:
+    """Return the weights in a checkpoint of any training script, under the model's own keys.
+
+    Args:
+        checkpoint (Mapping): Plain weights, or nested under ``'state_dict'`` or ``'model'``. Keys may have the
+            prefixes of an EMA or of distributed training (``module.``), of compilation (``_orig_mod.``) or of
+            Lightning (``model.``), in any combination. The counter of an EMA, ``n_averaged``, is dropped.
+
+    Raises:
+        UserError: If there are no weights, or two for the same key.
+    """
+    while nest := next((name for name in _NESTS if isinstance(checkpoint.get(name), Mapping)), None):
+        checkpoint = checkpoint[nest]
+    weights: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    for name, value in checkpoint.items():
+        key = _WRAPPERS.sub('', str(name))
+        if key == 'n_averaged':
+            continue
+        if key in names:
+            raise UserError(f'{names[key]} and {name} are the same weight: keep one of the models in the file')
+        weights[key], names[key] = value, name
+    if not weights:
+        raise UserError('there are no weights in it')
+    return weights

@@ -1,30 +1,16 @@
-"""How the weights of a checkpoint differ from those of a model, by part instead of by key."""
+"""Differences between a checkpoint's weights and a model's, described by layer kind instead of key by key."""
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .loading import load_checkpoint_file, weights_of
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load ``path`` into ``model``, every key of it; position embeddings of another grid are resampled.
-
-    Raises:
-        UserError: If the file cannot be read or does not fit the model.
-    """
-    state_dict = weights_of(load_checkpoint_file(path))
-    if problem := describe_mismatch(model, state_dict):
-        raise UserError(f'checkpoint {path} does not fit the model: {problem}')
-    model.load_state_dict(state_dict)
-
-
-def describe_mismatch(model: nn.Module, state_dict: dict[str, Tensor]) -> str | None:
-    """How ``state_dict`` differs from what ``model`` expects, by part instead of by key.
+def describe_mismatch(model: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None:
+    """Describe how ``state_dict`` differs from what ``model`` expects.
 
     A position embedding of another length is no difference: models resample it on loading.
 
@@ -32,30 +18,28 @@ def describe_mismatch(model: nn.Module, state_dict: dict[str, Tensor]) -> str | 
         str, optional: None if everything fits.
     """
     expected = model.state_dict()
-    shared = expected.keys() & state_dict.keys()
-    differing = {
+    differences = {
         'missing': [key for key in expected if key not in state_dict],
         'unexpected': [key for key in state_dict if key not in expected],
-        'of another shape': [
-            f'{key} {_shape(state_dict[key])} instead of {_shape(expected[key])}'
-            for key in expected
-            if key in shared and not _fits(key, state_dict[key], expected[key])
+        'wrong shape': [
+            f'{key} {_shape(state_dict[key])} instead of {_shape(value)}'
+            for key, value in expected.items()
+            if key in state_dict and not _fits(key, state_dict[key], value)
         ],
     }
-    parts = [f'{kind}: {by_part(keys)}' for kind, keys in differing.items() if keys]
-    return '; '.join(parts) or None
+    return listed(differences) or None
 
 
-def describe_pretrained(module: nn.Module, state_dict: dict[str, Tensor], prefix: str = '') -> str:
-    """What an ``init_cfg=dict(type='Pretrained', prefix=…)`` puts into ``module``, and what it cannot.
+def describe_pretrained(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> str:
+    """Describe what ``init_cfg=dict(type='Pretrained', prefix=…)`` loads into ``module``, and what it cannot.
 
     Args:
         module (nn.Module): The module that has the ``init_cfg``.
-        state_dict (dict[str, Tensor]): All weights of the checkpoint.
-        prefix (str): That of the keys that are for this module, such as 'backbone.'.
+        state_dict (Mapping[str, Tensor]): All weights of the checkpoint.
+        prefix (str): Prefix of the keys for this module, such as 'backbone.'.
 
     Returns:
-        str: Such as '221 of 225 weights are loaded, resampled: …; left as initialised, since of another shape: …'.
+        str: For example '221 of 225 weights are loaded; resampled: …; not loaded, wrong shape: …'.
 
     Raises:
         UserError: If no key has the prefix.
@@ -66,16 +50,33 @@ def describe_pretrained(module: nn.Module, state_dict: dict[str, Tensor], prefix
         begins = sorted({key.partition('.')[0] for key in state_dict})
         raise UserError(f"no key of the checkpoint begins with '{prefix}': its keys begin with {', '.join(begins)}")
     expected = module.state_dict()
-    shared = {key: f'{key} {_shape(given[key])} for {_shape(expected[key])}' for key in expected if key in given}
-    fitting = [key for key in shared if _fits(key, given[key], expected[key])]
+    shapes = {key: f'{key} {_shape(given[key])} for {_shape(expected[key])}' for key in expected if key in given}
+    loaded = [key for key in shapes if _fits(key, given[key], expected[key])]
     details = {
-        'resampled': [shared[key] for key in fitting if given[key].shape != expected[key].shape],
-        'left as initialised, since of another shape': [shared[key] for key in shared if key not in fitting],
-        'left as initialised, since missing': [key for key in expected if key not in given],
-        'not used': [key for key in given if key not in expected],
+        'resampled': [shapes[key] for key in loaded if given[key].shape != expected[key].shape],
+        'not loaded, wrong shape': [shapes[key] for key in shapes if key not in loaded],
+        'not loaded, missing': [key for key in expected if key not in given],
+        'unused': [key for key in given if key not in expected],
     }
-    parts = [f'{what}: {by_part(keys)}' for what, keys in details.items() if keys]
-    return '; '.join([f'{len(fitting)} of {len(expected)} weights are loaded', *parts])
+    return '; '.join(filter(None, (f'{len(loaded)} of {len(expected)} weights are loaded', listed(details))))
+
+
+def listed(keys_by_kind: Mapping[str, list[str]]) -> str:
+    """List keys by kind, with one for all that differ in the layer number only.
+
+    Returns:
+        str: For example 'missing: layers.0.q.weight (and 11 like it); unexpected: fc.bias'. Empty without keys.
+    """
+    return '; '.join(f'{kind}: {_abbreviated(keys)}' for kind, keys in keys_by_kind.items() if keys)
+
+
+def _abbreviated(keys: Iterable[str], most: int = 4) -> str:
+    alike = defaultdict(list)
+    for key in keys:
+        alike[re.sub(r'(?<=\.)\d+(?=\.)', '*', key)].append(key)
+    named = [same[0] if len(same) == 1 else f'{same[0]} (and {len(same) - 1} like it)' for same in alike.values()]
+    rest = f' and {len(named) - most} more kinds' if len(named) > most else ''
+    return ', '.join(named[:most]) + rest
 
 
 def _shape(tensor: Tensor) -> str:
@@ -86,13 +87,3 @@ def _fits(key: str, loaded: Tensor, expected: Tensor) -> bool:
     if key.rpartition('.')[2] == 'pos_embed' and loaded.ndim == expected.ndim == 3:
         return loaded.shape[::2] == expected.shape[::2]
     return loaded.shape == expected.shape
-
-
-def by_part(keys: Iterable[str], most: int = 4) -> str:
-    """Name keys briefly: one for all that differ in a layer's number only, ``layers.0.q.weight (and 11 like it)``."""
-    alike = defaultdict(list)
-    for key in keys:
-        alike[re.sub(r'(?<=\.)\d+(?=\.)', '*', key)].append(key)
-    named = [same[0] if len(same) == 1 else f'{same[0]} (and {len(same) - 1} like it)' for same in alike.values()]
-    rest = f' and {len(named) - most} more kinds' if len(named) > most else ''
-    return ', '.join(named[:most]) + rest

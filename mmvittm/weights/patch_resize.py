@@ -1,4 +1,4 @@
-"""Resizing patch embeddings so that they see in resized patches what they saw in the original ones."""
+"""Resizing of patch embeddings that keeps their outputs on resized patches (FlexiViT)."""
 
 import torch
 import torch.nn.functional as F
@@ -10,22 +10,22 @@ KERNELS = ('bilinear', 'bicubic')
 
 
 def resize_matrix(source: int, target: int, kernel: str = 'bilinear') -> Tensor:
-    """Resizing along one axis, as a matrix.
+    """Return the matrix that resizes along one axis.
 
     Args:
         source (int): Pixels before.
         target (int): Pixels after.
-        kernel (str): 'bilinear' or 'bicubic', both with antialiasing, as images are made smaller.
+        kernel (str): 'bilinear' or 'bicubic', both with antialiasing.
 
     Returns:
-        Tensor: ``(target, source)`` in fp64; multiplied by a column of pixels it gives the resized column.
+        Tensor: ``(target, source)`` in fp64; its product with a column of pixels is the resized column.
 
     Raises:
         UserError: If the kernel is unknown.
     """
     if kernel not in KERNELS:
         raise UserError(f'unknown kernel {kernel!r}: choose one of {", ".join(KERNELS)}')
-    # Each column of the identity is an image of one bright pixel; the width stays, which leaves it alone.
+    # Each column of the identity is one bright pixel. Only the height is resized.
     pixels = torch.eye(source, dtype=torch.float64)[None, None]
     return F.interpolate(pixels, (target, source), mode=kernel, align_corners=False, antialias=True)[0, 0]
 
@@ -33,14 +33,14 @@ def resize_matrix(source: int, target: int, kernel: str = 'bilinear') -> Tensor:
 def resize_patch_embed(weight: Tensor, patch_size: tuple[int, int], kernel: str = 'bilinear') -> Tensor:
     r"""Resize the convolution of a patch embedding by the pseudo-inverse of resizing a patch.
 
-    With :math:`B` the matrix that resizes a patch, the result is :math:`(B^\top)^+ w`, whose product with a resized
-    patch is, over all patches, closest to that of :math:`w` with the original one: equal when patches grow, and equal
-    for the patches that resizing loses nothing of when they shrink (FlexiViT, `arXiv 2212.08013
+    With :math:`B` the matrix that resizes a patch, the result is :math:`(B^\top)^+ w`. Its product with a resized patch
+    is the least-squares fit to the product of :math:`w` with the original patch: exact when patches grow; when they
+    shrink, exact for patches from which resizing removes no information (FlexiViT, `arXiv 2212.08013
     <https://arxiv.org/abs/2212.08013>`_, §3.4). Resizing is separable, and so is the pseudo-inverse.
 
     Args:
         weight (Tensor): ``(C, in_channels, height, width)``.
-        patch_size (tuple[int, int]): Height and width wanted, in pixels.
+        patch_size (tuple[int, int]): Height and width of the result, in pixels.
         kernel (str): 'bilinear', as in FlexiViT, or 'bicubic'.
 
     Returns:

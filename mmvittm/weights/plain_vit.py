@@ -1,4 +1,4 @@
-"""Starting a ViTTM from a plain ViT: its blocks, patch embedding, positions and final norm."""
+"""Initialisation of a ViTTM from a plain ViT of timm or mmpretrain."""
 
 import re
 from collections.abc import Mapping
@@ -11,12 +11,13 @@ from ..errors import UserError
 from ..models import PatchTokens, ViTTM
 from ..models.token_embeds import resample_pos_embed
 from .authors import VIT_BLOCK_RULES
-from .infer_arch import WeightShapes, heads_of, named_arch, vit_block_options
-from .key_table import KeyTable, unwrapped
+from .infer_arch import WeightShapes, vit_options
+from .key_table import KeyTable
+from .loading import unwrapped
 from .mismatch import describe_mismatch
 from .patch_resize import resize_patch_embed
 
-# timm's ViT and mmpretrain's, whose blocks are ours, -> ours.
+# timm's names of a ViT -> ours; mmpretrain's -> ours, which differ outside of the blocks only.
 _TIMM_RULES = VIT_BLOCK_RULES | {
     'patch_embed.proj.{param}': 'patches.projection.{param}',
     'norm.{param}': 'process_norm.{param}',
@@ -25,21 +26,21 @@ _MMPRETRAIN_RULES = {ours.replace('.vit_block', ''): ours for ours in VIT_BLOCK_
     'patch_embed.projection.{param}': 'patches.projection.{param}',
     'ln1.{param}': 'process_norm.{param}',
 }
-_TO_OURS = KeyTable(_TIMM_RULES | _MMPRETRAIN_RULES | {'pos_embed': 'pos_embed'})
+_TO_MMVITTM = KeyTable(_TIMM_RULES | _MMPRETRAIN_RULES | {'pos_embed': 'pos_embed'})
 
 _EXTRA_TOKENS = ('cls_token', 'dist_token')
-# What a ViTTM has no place for: extra tokens, the classifier, and the norms behind pooling.
-_LEFT_OUT = re.compile(r'cls_token|dist_token|head(?:_dist)?\..+|pre_logits\..+|fc_norm\..+|ln2\..+')
+# A ViTTM has no extra tokens, no such classifier, and no norms after pooling.
+_DROPPED = re.compile(r'cls_token|dist_token|head(?:_dist)?\..+|pre_logits\..+|fc_norm\..+|ln2\..+')
 
 
 @dataclass
 class VitInit:
-    """What became of the parameters of a ViTTM that starts from a ViT, by key."""
+    """Keys of a ViTTM initialised from a ViT by the source of their values, and keys of the ViT that were dropped."""
 
     copied: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -50,73 +51,64 @@ class PlainVit:
         weights (dict[str, Tensor]): ``layers.i.vit_block.…``, ``patches.projection.…``, ``process_norm.…`` and
             ``pos_embed`` without extra tokens, ``(1, N, C)``.
         grid (tuple[int, int]): Rows and columns of ``pos_embed``.
-        left_out (list[str]): Keys that a ViTTM has no place for.
+        dropped (list[str]): Keys without a counterpart in a ViTTM.
     """
 
     weights: dict[str, Tensor]
     grid: tuple[int, int]
-    left_out: list[str]
+    dropped: list[str]
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping) -> 'PlainVit':
-        """Read a ViT or DeiT of timm or mmpretrain, plain, wrapped or nested (see :func:`.key_table.unwrapped`).
+        """Read a ViT or DeiT of timm or mmpretrain, wrapped or nested in any way that ``unwrapped`` accepts.
 
         Raises:
-            UserError: If there are weights that such a ViT does not have, or some of its are missing.
+            UserError: If there are keys that such a ViT does not have, or the position embedding is missing or not
+                square.
         """
         theirs = unwrapped(state_dict)
         theirs = {key.removeprefix('backbone.'): value for key, value in theirs.items()}
-        left_out = [key for key in theirs if _LEFT_OUT.fullmatch(key)]
-        weights = _TO_OURS.translate(
-            {key: value for key, value in theirs.items() if key not in left_out}, "a ViT of timm's or mmpretrain's"
+        dropped = [key for key in theirs if _DROPPED.fullmatch(key)]
+        weights = _TO_MMVITTM.translate(
+            {key: value for key, value in theirs.items() if key not in dropped}, "a ViT of timm's or mmpretrain's"
         )
         length = WeightShapes(weights).of('pos_embed', 3)[1]
         # A DeiT-III has a class token without a position.
         for extra in (sum(token in theirs for token in _EXTRA_TOKENS), 0):
             side = isqrt(max(length - extra, 0))
             if side and side**2 == length - extra:
-                return cls(weights | dict(pos_embed=weights['pos_embed'][:, extra:]), (side, side), left_out)
+                return cls(weights | dict(pos_embed=weights['pos_embed'][:, extra:]), (side, side), dropped)
         raise UserError(f'a position embedding of {length} tokens is not one of a square image')
 
     def backbone_options(self, num_heads: int | None = None) -> dict:
-        """What a ViTTM must have in common with this ViT, as options of its constructor.
+        """Return the constructor options that a ViTTM must share with this ViT.
 
         Args:
-            num_heads (int, optional): Attention heads, which no weight tells. Defaults to one for 64 channels.
+            num_heads (int, optional): Attention heads, which shapes cannot tell. Defaults to one per 64 channels.
 
         Raises:
             UserError: If weights are missing.
         """
-        shapes = WeightShapes(self.weights)
-        width, in_channels, *_ = shapes.of('patches.projection.weight', 4)
-        block = 'layers.0.vit_block'
-        arch = named_arch(
-            embed_dims=width,
-            num_layers=shapes.num_layers(),
-            num_heads=heads_of(width) if num_heads is None else num_heads,
-            feedforward_channels=shapes.of(f'{block}.ffn.layers.0.0.weight', 2)[0],
-        )
-        options = vit_block_options(shapes, block)
-        return dict(arch=arch) | (dict(in_channels=in_channels) if in_channels != 3 else {}) | options
+        return vit_options(WeightShapes(self.weights), 'patches', 'layers.0.vit_block', num_heads)
 
 
 def init_from_vit(model: ViTTM, vit: PlainVit, kernel: str = 'bilinear') -> VitInit:
-    """Start a ViTTM from a ViT.
+    """Initialise a ViTTM from a ViT.
 
-    Blocks are copied. Both patch embeddings come from the ViT's, resized to their patch sizes, and both position
-    embeddings from its, resampled to their grids. The final norm is copied to ``process_norm``: behind a fresh norm
-    of the last write it computes what it did in the ViT. All other parameters stay as they are.
+    The blocks are copied. The ViT's patch embedding is resized to both patch sizes, its position embedding resampled to
+    both grids. The final norm is copied to ``process_norm``; after a freshly initialised norm it computes what it did
+    in the ViT. All other parameters stay as they are.
 
     Args:
-        model (ViTTM): The model to start, changed in place.
+        model (ViTTM): The model to initialise, changed in place.
         vit (PlainVit): The ViT.
-        kernel (str): How patches are resized, see :func:`mmvittm.weights.resize_patch_embed`.
+        kernel (str): Kernel that resizes patches, see :func:`mmvittm.weights.resize_patch_embed`.
 
     Returns:
-        VitInit: What became of each parameter.
+        VitInit: The source of each parameter.
 
     Raises:
-        UserError: If the ViT is of another width, depth or kind of block than the model's.
+        UserError: If the ViT differs from the model in width, depth or block options.
     """
     weights = {key: value for key, value in vit.weights.items() if key.startswith(('layers.', 'process_norm.'))}
     for name in ('memory_embed', 'process_embed'):
@@ -124,10 +116,10 @@ def init_from_vit(model: ViTTM, vit: PlainVit, kernel: str = 'bilinear') -> VitI
         if isinstance(embed, PatchTokens):
             weights |= {f'{name}.{key}': value for key, value in _embedding(vit, embed, kernel).items()}
 
-    # What a ViTTM adds to a ViT may stay fresh, but no part of a block may.
+    # Parameters that a ViT does not have may keep their values; those of the ViT blocks may not.
     kept = {key: value for key, value in model.state_dict().items() if '.vit_block.' not in key}
     if problem := describe_mismatch(model, kept | weights):
-        raise UserError(f'this ViT is not one that the model can start from: {problem}')
+        raise UserError(f'the model cannot be initialised from this ViT: {problem}')
     model.load_state_dict(kept | weights)
 
     sources = {id(value) for value in vit.weights.values()}
@@ -135,12 +127,12 @@ def init_from_vit(model: ViTTM, vit: PlainVit, kernel: str = 'bilinear') -> VitI
         copied=[key for key, value in weights.items() if id(value) in sources],
         resized=[key for key, value in weights.items() if id(value) not in sources],
         fresh=[key for key in kept if key not in weights],
-        left_out=vit.left_out,
+        dropped=vit.dropped,
     )
 
 
 def _embedding(vit: PlainVit, embed: PatchTokens, kernel: str) -> dict[str, Tensor]:
-    """The ViT's patch and position embeddings for the patch size and the grid of ``embed``."""
+    """Fit the ViT's patch and position embeddings to the patch size and the grid of ``embed``."""
     weights = {key: value for key, value in vit.weights.items() if key.startswith('patches.')}
     name = 'patches.projection.weight'
     weights[name] = resize_patch_embed(weights[name], embed.patch_size, kernel)

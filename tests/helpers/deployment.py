@@ -1,4 +1,4 @@
-"""Tiny models to export, as configs and checkpoints on disk, and tools called without a process of their own."""
+"""Tiny models to export, as configs and checkpoints on disk, an export of 0.1.0, and tools called in this process."""
 
 import importlib.util
 import sys
@@ -75,8 +75,34 @@ test_dataloader = dict(dataset=dict(type='CustomDataset', data_prefix='none', cl
 )
 
 
+# As 0.1.0 wrote it for SEGMENTOR.
+METADATA_0_1_0 = (
+    '{"task": "segmentation", "shape": [24, 32], "fit": "inside", "channel_order": "rgb", '
+    '"mean": [120.0, 115.0, 100.0], "std": [58.0, 57.0, 56.0], "pad_value": 0.0, "align_corners": false, '
+    '"classes": ["sea", "land", "ice"], "palette": [[0, 0, 255], [0, 128, 0], [255, 255, 255]], '
+    '"config": "segmentor", "checkpoint": "segmentor.pth", "version": "0.1.0", "dtype": "fp32"}'
+)
+
+
+def write_onnx(path, metadata=METADATA_0_1_0):
+    """Write an ONNX file with the metadata and names of 0.1.0 whose network is one convolution; return its weight."""
+    onnx = pytest.importorskip('onnx')
+    weight = np.random.default_rng(0).standard_normal((3, 3, 4, 4)).astype(np.float32)
+    sizes = dict(images=['s34', 3, 24, 32], conv2d_2=['s34', 3, 6, 8])
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size) for name, size in sizes.items()]
+    node = onnx.helper.make_node('Conv', ['images', 'weight'], ['conv2d_2'], strides=[4, 4])
+    graph = onnx.helper.make_graph(
+        [node], 'main_graph', values[:1], values[1:], [onnx.numpy_helper.from_array(weight, 'weight')]
+    )
+    model = onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid('', 18)])
+    if metadata:
+        onnx.helper.set_model_props(model, dict(mmvittm=metadata))
+    onnx.save(model, path)
+    return weight
+
+
 def photograph(height, width, seed=0):
-    """A smooth picture ``(height, width, 3)``, uint8."""
+    """A smooth image ``(height, width, 3)``, uint8."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -99,7 +125,7 @@ def make_models(folder):
 
 
 def call_tool(monkeypatch, tool, *args):
-    """Run ``main`` of a script of tools/ in this process: quicker, and its errors can be looked at."""
+    """Run ``main`` of a script of tools/ in this process, which is faster and lets its errors through."""
     spec = importlib.util.spec_from_file_location(Path(tool).stem, ROOT / 'tools' / tool)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

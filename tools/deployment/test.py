@@ -1,42 +1,39 @@
-"""Test an exported model on a config's test data: what did the export, or int8, cost?
+"""Test an exported model on a config's test data, to see what the export, or int8, costs.
 
-Preprocessing, metrics and data set are the config's; the exported file computes the logits.
+Data set, preprocessing and metrics are the config's; the logits come from the exported file.
 """
 
 import argparse
 from pathlib import Path
 
-from mmvittm.apis.cli import run_tool
+from mmvittm.apis.cli import add_common_arguments, run_tool
 from mmvittm.apis.data import check_data
-from mmvittm.apis.runner import add_common_arguments, build_runner, config_from
-from mmvittm.deploy import format_of
-from mmvittm.deploy.metadata import ModelCard
-from mmvittm.deploy.predict import run_exported
+from mmvittm.apis.runner import build_runner, config_from_args
+from mmvittm.deploy.predict import load_exported, run_exported
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('exported', type=Path, help='file that tools/deployment/export.py wrote')
-    parser.add_argument('--dtype', help='what to compute in (default: what the file was exported for)')
+    parser.add_argument('--dtype', help='data type to compute in (default: that of the export)')
     add_common_arguments(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    cfg = config_from(args)
-    session = format_of(args.exported).load(args.exported, args.dtype)
-    card = ModelCard.from_dict(session.metadata, args.exported)
+    cfg = config_from_args(args)
+    session, metadata = load_exported(args.exported, args.dtype)
     check_data(cfg, 'test_dataloader')
-    # the metrics of single streams: an exported classifier hands out the prediction that counts
     cfg.test_evaluator = _without_streams(cfg.test_evaluator)
     runner = build_runner(cfg)
-    run_exported(runner.model, session, card)
+    run_exported(runner.model, session, metadata)
     runner.test()
 
 
 def _without_streams(evaluators: dict | list) -> dict | list:
+    """Drop the metrics of single streams: an exported classifier returns one prediction."""
     if isinstance(evaluators, dict):
         return evaluators
     return [evaluator for evaluator in evaluators if evaluator['type'] != 'mmvittm.StreamAccuracy']

@@ -1,4 +1,4 @@
-"""What the converters share: reading and writing weights, and saying where they came from."""
+"""Shared by the converters: arguments, reading and writing weights, and a record of their source."""
 
 import argparse
 import hashlib
@@ -22,21 +22,21 @@ PYTORCH_SUFFIXES = ('.pth', '.pt', '.ckpt', '.tar')
 
 
 def converter_parser(description: str, source: str) -> argparse.ArgumentParser:
-    """A parser with SRC and DST."""
+    """Create a parser with SRC and DST."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('src', type=Path, metavar='SRC', help=f'{source}, written by PyTorch or as .safetensors')
+    parser.add_argument('src', type=Path, metavar='SRC', help=f'{source}: a PyTorch file or .safetensors')
     parser.add_argument(
         'dst',
         type=Path,
         metavar='DST',
-        help=f'the file to write: {", ".join(PYTORCH_SUFFIXES)} for mmengine, or .safetensors',
+        help=f'file to write: {", ".join(PYTORCH_SUFFIXES)} for mmengine, or .safetensors',
     )
     return parser
 
 
 def add_arch_options(parser: argparse.ArgumentParser) -> None:
-    """Options for what no weight of a ViTTM tells."""
-    parser.add_argument('--num-heads', type=int, metavar='N', help='attention heads (default: one for 64 channels)')
+    """Add options for what the shapes of the weights cannot tell."""
+    parser.add_argument('--num-heads', type=int, metavar='N', help='attention heads (default: one per 64 channels)')
     parser.add_argument(
         '--fusion',
         choices=('AddFusion', 'EraseFusion'),
@@ -48,29 +48,29 @@ def add_arch_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='image size of the position embeddings, in pixels (default: that of square grids)',
+        help='image size of the position embeddings, in pixels (default: the size that makes both grids square)',
     )
 
 
 def arch_options(args: argparse.Namespace) -> dict:
-    """The options of :func:`add_arch_options` as arguments of ``infer_authors_arch``."""
+    """Return the options of :func:`add_arch_options` as arguments of ``infer_authors_arch``."""
     return dict(num_heads=args.num_heads, fusion=args.fusion, img_size=args.img_size and tuple(args.img_size))
 
 
 def convert_file(
     src: Path, dst: Path, tool: str, convert: Callable[[dict], dict[str, Tensor]], **notes: object
 ) -> None:
-    """Convert one file, whole or not at all.
+    """Convert one file; ``dst`` appears only when it is complete.
 
     Args:
         src (Path): The weights to convert.
         dst (Path): The file to write.
-        tool (str): The tool's file name, for the record.
-        convert (Callable[[dict], dict[str, Tensor]]): What turns the content of ``src`` into the weights to write.
-        **notes: What else to record.
+        tool (str): The tool's file name, for the metadata.
+        convert (Callable[[dict], dict[str, Tensor]]): Turns the content of ``src`` into the weights to write.
+        **notes: More entries of the metadata.
 
     Raises:
-        UserError: If ``src`` cannot be read or converted, or ``dst`` not be written.
+        UserError: If ``src`` cannot be read or converted, or ``dst`` cannot be written.
     """
     if dst.suffix not in (*PYTORCH_SUFFIXES, '.safetensors'):
         raise UserError(f'cannot write {dst}: name it {", ".join(PYTORCH_SUFFIXES)} or .safetensors')
@@ -82,7 +82,7 @@ def convert_file(
             state_dict = convert(checkpoint)
         except UserError as error:
             raise UserError(f'{src}: {error}') from error
-        # Views, and weights that share their storage, are written as what they are.
+        # Copies, since views would be saved with their whole storage, and safetensors refuses shared storage.
         state_dict = {
             key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state_dict.items()
         }
@@ -99,16 +99,16 @@ def convert_file(
 
 
 def write_weights(path: Path, state_dict: dict[str, Tensor], meta: dict[str, str]) -> None:
-    """Write as mmengine does, or as safetensors by the suffix, ``meta`` included."""
+    """Write weights and ``meta`` as safetensors or as mmengine does, by the suffix."""
     if path.suffix == '.safetensors':
-        # save_file would make the file private to the user
+        # save_file would make the file readable by its owner only.
         path.write_bytes(save(state_dict, metadata=meta | dict(format='pt')))
     else:
         torch.save(dict(meta=meta, state_dict=state_dict), path)
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 sum of a file, in hexadecimal."""
+    """Compute the SHA-256 sum of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while block := file.read(1 << 20):
@@ -117,7 +117,7 @@ def sha256(path: Path) -> str:
 
 
 def build_and_load(backbone: dict, state_dict: dict[str, Tensor]) -> nn.Module:
-    """Build a backbone and load its weights, every one of them.
+    """Build a backbone and load its weights strictly.
 
     Raises:
         UserError: If the config cannot be built or the weights do not fit.
@@ -125,12 +125,12 @@ def build_and_load(backbone: dict, state_dict: dict[str, Tensor]) -> nn.Module:
     model = MODELS.build(backbone)
     weights = {key.removeprefix('backbone.'): value for key, value in state_dict.items() if key.startswith('backbone.')}
     if problem := describe_mismatch(model, weights):
-        raise UserError(f'the weights do not fit the model that their shapes tell of: {problem}')
+        raise UserError(f'the weights do not fit the config inferred from their shapes: {problem}')
     model.load_state_dict(weights)
     return model
 
 
 def print_config(backbone: dict, remark: str = '') -> None:
-    """Show a backbone's config as one would write it into a file."""
+    """Print a backbone's config as Python, for a config file."""
     text = Config(dict(model=dict(backbone=backbone))).pretty_text.rstrip()
     Console().print(f'{remark}\n{text}'.lstrip(), soft_wrap=True, markup=False)

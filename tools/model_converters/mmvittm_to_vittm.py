@@ -1,7 +1,7 @@
-"""Convert weights of mmvittm, training checkpoints included, to the layout of ViTTM's authors.
+"""Convert weights or a training checkpoint of mmvittm to the layout of ViTTM's authors.
 
-Averaged weights are taken where training kept an average (mmengine's EMAHook saves them as the state dict). Of a
-segmentor the backbone is converted. Their model holds a few weights that it never uses: load the result into it with
+If training kept an exponential moving average, the averaged weights are converted. Of a segmentor, only the backbone is
+converted. The authors' model has a few weights that it never uses; they are not written, so load the result with
 strict=False.
 """
 
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.weights import authors_to_mmvittm, infer_authors_arch, mmvittm_to_authors
-from mmvittm.weights.key_table import unwrapped
+from mmvittm.weights.loading import unwrapped
 
-# Parts of a segmentor; the authors' layout is a classifier's.
-SEGMENTOR_PARTS = ('decode_head.', 'auxiliary_head.', 'data_preprocessor.')
+# Modules of a segmentor that the authors' layout, a classifier's, does not have.
+SEGMENTOR_ONLY = ('decode_head.', 'auxiliary_head.', 'data_preprocessor.')
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,13 +32,13 @@ def main() -> None:
 
     def convert(checkpoint: dict) -> dict[str, Tensor]:
         weights = unwrapped(checkpoint)
-        ours = {key: value for key, value in weights.items() if not key.startswith(SEGMENTOR_PARTS)}
+        ours = {key: value for key, value in weights.items() if not key.startswith(SEGMENTOR_ONLY)}
         theirs = mmvittm_to_authors(ours)
         build_and_load(infer_authors_arch(theirs, **arch_options(args))['backbone'], authors_to_mmvittm(theirs))
         if 'ema_state_dict' in checkpoint:
-            console.print('Took the averaged weights.')
+            console.print('Converted the averaged weights.')
         if len(ours) < len(weights):
-            console.print(f'Left out {len(weights) - len(ours)} weights of the decode heads.')
+            console.print(f'Dropped {len(weights) - len(ours)} weights of the decode heads.')
         return theirs
 
     convert_file(args.src, args.dst, Path(__file__).name, convert)

@@ -1,7 +1,8 @@
-"""Start a ViTTM from a plain ViT or DeiT in the layout of timm or mmpretrain.
+"""Initialise a ViTTM from a plain ViT or DeiT of timm or mmpretrain.
 
-Blocks and final norm are copied, the patch embedding is resized to both patch sizes (FlexiViT's pseudo-inverse), the
-position embedding resampled to both grids. Read and write heads and their norms are drawn anew; train the model.
+The blocks and the final norm are copied. The patch embedding is resized to both patch sizes (FlexiViT's
+pseudo-inverse), and the position embedding is resampled to both grids. Read and write heads and their norms are
+initialised randomly, so the model must be trained.
 """
 
 import argparse
@@ -25,30 +26,33 @@ from mmvittm.weights.plain_vit import VitInit
 
 def parse_args() -> argparse.Namespace:
     parser = converter_parser(__doc__, 'weights of a ViT')
-    parser.add_argument('--arch', choices=tuple(ViTTM.arch_zoo), help='what the ViT must be (default: whatever it is)')
-    parser.add_argument('--num-heads', type=int, metavar='N', help='attention heads (default: one for 64 channels)')
-    parser.add_argument('--memory-patch', type=int, default=28, metavar='PIXELS', help='default: %(default)s')
-    parser.add_argument('--process-patch', type=int, default=28, metavar='PIXELS', help='default: %(default)s')
-    parser.add_argument('--img-size', type=int, default=224, metavar='PIXELS', help='default: %(default)s')
+    parser.add_argument('--arch', choices=tuple(ViTTM.arch_zoo), help='stop unless the ViT has this arch')
+    parser.add_argument('--num-heads', type=int, metavar='N', help='attention heads (default: one per 64 channels)')
     parser.add_argument(
-        '--kernel', choices=KERNELS, default='bilinear', help='how patches are resized (default: %(default)s)'
+        '--memory-patch', type=int, default=28, metavar='PIXELS', help='memory patch size (default: %(default)s)'
     )
-    parser.add_argument('--seed', type=int, default=0, help='for what is drawn anew (default: %(default)s)')
+    parser.add_argument(
+        '--process-patch', type=int, default=28, metavar='PIXELS', help='process patch size (default: %(default)s)'
+    )
+    parser.add_argument('--img-size', type=int, default=224, metavar='PIXELS', help='image size (default: %(default)s)')
+    parser.add_argument(
+        '--kernel', choices=KERNELS, default='bilinear', help='kernel that resizes patches (default: %(default)s)'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='random seed (default: %(default)s)')
     return parser.parse_args()
 
 
 def counts(report: VitInit) -> Table:
-    """How many weights were copied, resized, drawn anew and left out, by part."""
+    """Tabulate how many weights were copied, resized, initialised randomly and dropped, and of which modules."""
     table = Table(box=None)
-    for title in ('', 'weights', 'parts'):
+    for title in ('', 'weights', 'modules'):
         table.add_column(title, justify='right' if title == 'weights' else 'left')
-    rows = dict(copied=report.copied, resized=report.resized, fresh=report.fresh, left_out=report.left_out)
-    for name, keys in rows.items():
-        table.add_row(name.replace('_', ' '), str(len(keys)), ', '.join(dict.fromkeys(map(part_of, keys))) or '–')
+    for name, keys in vars(report).items():
+        table.add_row(name, str(len(keys)), ', '.join(dict.fromkeys(map(module_of, keys))) or '–')
     return table
 
 
-def part_of(key: str) -> str:
+def module_of(key: str) -> str:
     """``layers.3.read_head.q.weight`` -> ``read_head``."""
     names = key.split('.')
     return names[2] if names[0] == 'layers' else names[0]
@@ -71,7 +75,7 @@ def main() -> None:
         )
         torch.manual_seed(args.seed)
         model = MODELS.build(backbone)
-        MMLogger.get_current_instance().setLevel('WARNING')  # initialising tells of every weight
+        MMLogger.get_current_instance().setLevel('WARNING')  # init_weights logs every weight
         model.init_weights()
         report = init_from_vit(model, vit, args.kernel)
         print_config(backbone)

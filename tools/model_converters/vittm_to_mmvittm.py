@@ -1,6 +1,6 @@
-"""Convert a checkpoint of ViTTM's authors for mmvittm, and print the config that fits it.
+"""Convert a checkpoint of ViTTM's authors to mmvittm, and print the matching backbone config.
 
-Loads into a config with
+Load the result with
     init_cfg=dict(type='Pretrained', checkpoint='DST', prefix='backbone.')
 """
 

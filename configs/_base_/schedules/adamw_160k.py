@@ -1,5 +1,5 @@
-# The authors' UperNet runs: 160k iterations of 16 images (8 GPUs × 2), AdamW at 6e-5, weight decay 0.01 except on norms
-# and position embeddings, 1,500 steps of warm-up, then linear decay to 0.
+# 160k iterations of 16 images (8 GPUs × 2), as in the authors' UperNet runs (docs/method.md): AdamW 6e-5, weight decay
+# 0.01 but none on norms and position embeddings, 1500 steps of warm-up, then linear (poly of power 1) to 0.
 _base_ = '../hooks.py'
 optim_wrapper = dict(
     type='OptimWrapper',

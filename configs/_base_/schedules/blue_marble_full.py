@@ -1,4 +1,4 @@
-# About an hour on two cores; the model is the average of its recent weights.
+# About an hour on two cores. Evaluates the average of recent weights.
 _base_ = './blue_marble_demo.py'
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.04, by_epoch=False, begin=0, end=300),

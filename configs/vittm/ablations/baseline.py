@@ -6,11 +6,5 @@ model = dict(
     # pixels are predicted in 3 × 3 overlapping windows of the training size.
     test_cfg=dict(_delete_=True, mode='slide', crop_size=_base_.crop_size, stride=(128, 128)),
 )
-randomness = dict(seed=0)
-train_cfg = dict(val_interval=100)
-default_hooks = dict(
-    logger=dict(interval=10),
-    # Compares the last weights: validation and test tiles are the same, so the best ones would be selected on the test.
-    checkpoint=dict(interval=100, save_best=None, max_keep_ckpts=2),
-)
+default_hooks = dict(logger=dict(interval=10))
 custom_hooks = []  # no progress bar: tools/study.py shows its own

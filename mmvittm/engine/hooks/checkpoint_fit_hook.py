@@ -11,11 +11,11 @@ from ...weights.mismatch import describe_mismatch
 
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
-    """Says how a loaded checkpoint differs from the model, by part, before mmengine lists every key.
+    """Report by module how a loaded checkpoint differs from the model; mmengine would list every key.
 
     Args:
-        strict (bool): Whether a difference is an error, as when testing or resuming, or a warning, as when a
-            pretrained model gets a new head.
+        strict (bool): Treat a difference as an error, as for testing and resuming, rather than as a warning, as for
+            fine-tuning with a new head.
     """
 
     def __init__(self, strict: bool) -> None:
@@ -25,13 +25,13 @@ class CheckpointFitHook(Hook):
         """Compare the checkpoint with the model.
 
         Raises:
-            UserError: If it does not fit and ``strict`` is set.
+            UserError: If they differ and ``strict`` is set.
         """
         model = runner.model.module if isinstance(runner.model, DistributedDataParallel) else runner.model
         problems = [describe_mismatch(model, weights_of(checkpoint))]
-        broadcast_object_list(problems)  # of an FSDP model only the first process sees the whole weights
+        broadcast_object_list(problems)  # under FSDP only the first process has the full weights
         (problem,) = problems
         if problem and self.strict:
             raise UserError(f'the checkpoint does not fit the model of this config: {problem}')
         if problem:
-            runner.logger.warning(f'the checkpoint fits the model in part: {problem}')
+            runner.logger.warning(f'the checkpoint fits only part of the model: {problem}')

@@ -8,13 +8,13 @@ from ...registry import HOOKS
 
 @HOOKS.register_module()
 class MeanRuntimeInfoHook(RuntimeInfoHook):
-    """mmengine's RuntimeInfoHook, by which a distributed run logs the mean over processes, not the first one's share.
+    """mmengine's RuntimeInfoHook, logging the mean over all processes instead of the values of the first.
 
-    A run of n processes then logs what one process logs on the same global batch, at the cost of one small message.
+    A distributed run then logs what one process logs on the same global batch. It costs one small all-reduce.
     """
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
-        """Hand on the losses and accuracies of ``outputs``, each averaged over processes."""
+        """Average the losses and accuracies in ``outputs`` over processes before they are logged."""
         tensors = {name: value for name, value in (outputs or {}).items() if torch.is_tensor(value)}
         if runner.world_size > 1 and tensors:
             means = torch.stack([value.detach().float().mean() for value in tensors.values()])

@@ -10,23 +10,23 @@ from ...registry import HOOKS
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Takes no step on gradients that are NaN or infinite, and stops after too many such batches in a row.
+    """Skip batches whose loss or gradient is NaN or infinite, and stop after too many in a row.
 
-    A batch that is passed over leaves no trace in the weights, the optimizer or the statistics of batch norms; the
-    warning names its files. All processes decide alike. Under fp16 it is mmengine's loss scaler that skips steps.
+    A skipped batch changes neither the weights nor the optimizer state nor the batch norm statistics; a warning names
+    its files. All processes skip together. Under fp16, mmengine's loss scaler skips the steps itself.
 
     Args:
-        patience (int): So many in a row end the training. Defaults to 5.
+        patience (int): Number of skipped batches in a row that ends the training. Defaults to 5.
     """
 
     priority = 'HIGH'  # before the hooks that average or save the weights
 
     def __init__(self, patience: int = 5) -> None:
         self.patience = patience
-        self.files = []  # of the batches in a row
+        self.files = []  # of the skipped batches in a row
 
     def before_train(self, runner: Runner) -> None:
-        """Look at the gradients before each step of the optimizer."""
+        """Check the gradients before each optimizer step."""
         self.in_a_row = 0
         self.handle = runner.optim_wrapper.optimizer.register_step_pre_hook(self._drop_non_finite)
 
@@ -34,21 +34,21 @@ class NonFiniteHook(Hook):
         gradients = [p.grad for group in optimizer.param_groups for p in group['params'] if p.grad is not None]
         norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
         bad = (~torch.stack(norms).isfinite().all()).int()
-        all_reduce(bad, 'max')  # under FSDP each process has a share of the gradients
+        all_reduce(bad, 'max')  # under FSDP each process has a shard of the gradients
         self.dropped = bool(bad)
         if self.dropped:
-            optimizer.zero_grad(set_to_none=True)  # without a gradient a parameter and its moments stay as they are
+            optimizer.zero_grad(set_to_none=True)  # optimizers leave parameters without a gradient as they are
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        """Keep what a forward pass changes."""
+        """Copy the buffers, which the forward pass changes."""
         self.dropped = False
         self.buffers = [(buffer, buffer.clone()) for buffer in runner.model.buffers()]
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Name the files, undo the forward pass.
+        """Restore the buffers after a skipped batch and report its files.
 
         Raises:
-            UserError: If it was one too many.
+            UserError: If ``patience`` batches in a row were skipped.
         """
         loss_is_bad = not bool(torch.as_tensor((outputs or {}).get('loss', 0.0)).isfinite())
         if not (self.dropped or loss_is_bad):
@@ -57,18 +57,18 @@ class NonFiniteHook(Hook):
         for buffer, before in self.buffers:
             buffer.copy_(before)
         here = [sample.get('img_path', '?') for sample in (data_batch or {}).get('data_samples', ())]
-        # the processes whose own loss is finite have only shared the gradients
+        # a process with a finite loss got the bad gradient from the all-reduce
         files = all_gather_object(here if loss_is_bad else []) if self.dropped else [here]
         self.files += [file for each in files for file in each] or here
         self.in_a_row += 1
         batch = f'the loss or its gradient is not finite in iteration {runner.iter + 1}'
         if self.in_a_row >= self.patience:
             raise UserError(
-                f'{batch}, number {self.in_a_row} in a row: look at these files, or at the learning rate: '
+                f'{batch}, {self.in_a_row} batches in a row: check the learning rate and these files: '
                 f'{", ".join(dict.fromkeys(self.files))}'
             )
-        runner.logger.warning(f'{batch}: passed over ({self.in_a_row} in a row), files: {", ".join(here)}')
+        runner.logger.warning(f'{batch}: batch skipped ({self.in_a_row} in a row), files: {", ".join(here)}')
 
     def after_train(self, runner: Runner) -> None:
-        """Leave the optimizer as it was."""
+        """Remove the check from the optimizer."""
         self.handle.remove()

@@ -10,16 +10,16 @@ from ...weights.mismatch import describe_pretrained
 
 @HOOKS.register_module()
 class PretrainedReportHook(Hook):
-    """Says in one sentence what each ``init_cfg=dict(type='Pretrained', …)`` of the model loads, and what it cannot.
+    """Report in one sentence what each ``init_cfg=dict(type='Pretrained', …)`` of the model loads and what it does not.
 
-    mmengine loads what fits, leaves the rest as it is, and lists keys.
+    mmengine loads the keys that fit, ignores the others and lists them all.
     """
 
     def before_run(self, runner: Runner) -> None:
-        """Compare, before mmengine loads.
+        """Compare each checkpoint with its module before mmengine loads it.
 
         Raises:
-            UserError: If nothing in a checkpoint has the prefix.
+            UserError: If no key of a checkpoint has the prefix.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for name, module in model.named_modules():

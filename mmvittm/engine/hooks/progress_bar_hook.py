@@ -7,7 +7,7 @@ from ...registry import HOOKS
 
 @HOOKS.register_module()
 class ProgressBarHook(Hook):
-    """A progress bar of the training iterations, with the running loss and the last validation's metric.
+    """Show a progress bar of the iterations, with the running loss and the metric of the last validation.
 
     Args:
         metric (str): The metric to show. Defaults to 'mIoU'.
@@ -28,7 +28,7 @@ class ProgressBarHook(Hook):
         )
 
     def before_train(self, runner: Runner) -> None:
-        """Open the bar where training starts or resumes."""
+        """Start the bar at the current iteration."""
         self.task = self.progress.add_task(
             '', total=runner.max_iters, completed=runner.iter, loss=float('nan'), metric=''
         )
@@ -40,7 +40,7 @@ class ProgressBarHook(Hook):
         self.progress.update(self.task, completed=runner.iter + 1, loss=loss)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Show the metric of the validation."""
+        """Show the new metric."""
         value = (metrics or {}).get(self.metric)
         if value is not None:
             self.progress.update(self.task, metric=f'{self.metric} {value:.2f}')

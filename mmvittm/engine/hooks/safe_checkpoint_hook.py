@@ -13,39 +13,39 @@ from ...errors import UserError
 from ...fileio import atomic_path, remove_leftovers
 from ...registry import HOOKS
 
-INTERRUPTED = 'interrupted.pth'  # saved between the regular checkpoints when a signal stops training
+INTERRUPTED = 'interrupted.pth'  # saved when a signal stops the training
 
 
 @register_backend('atomic', force=True)
 class AtomicBackend(LocalBackend):
-    """Local files that are there whole, and on the disk, or not at all: ``backend_args=dict(backend='atomic')``."""
+    """Write local files atomically and flush them to disk: ``backend_args=dict(backend='atomic')``."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write ``obj`` beside ``filepath`` and rename it."""
+        """Write ``obj`` to a temporary file and rename it to ``filepath``."""
         with atomic_path(filepath) as temporary:
             temporary.write_bytes(obj)
 
 
-def batches_waiting(runner: Runner) -> int:
-    """Batches whose gradients are accumulated for a step of the optimizer that is still to come."""
+def accumulated_batches(runner: Runner) -> int:
+    """Return the number of batches whose gradients wait for the next optimizer step."""
     wrapper = runner.optim_wrapper
     return getattr(wrapper, '_inner_count', 0) % getattr(wrapper, '_accumulative_counts', 1)
 
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's CheckpointHook, after which there is a whole checkpoint at every moment.
+    """mmengine's CheckpointHook with atomic writes: a killed run always leaves an intact checkpoint.
 
-    Checkpoints and ``last_checkpoint`` are written beside their place, flushed to the disk and renamed, in this order;
-    only then older ones are deleted.
+    The checkpoint is written to a temporary file, flushed to disk and renamed. Then ``last_checkpoint`` is updated in
+    the same way. Only then are older checkpoints deleted.
 
     Args:
-        *args: As for mmengine's.
-        backend_args (dict, optional): Where files are written. Defaults to None, which means :class:`AtomicBackend`.
-        **kwargs: As for mmengine's.
+        *args: See mmengine's CheckpointHook.
+        backend_args (dict, optional): File backend. Defaults to None, which selects :class:`AtomicBackend`.
+        **kwargs: See mmengine's CheckpointHook.
 
     Attributes:
-        saved_iter (int, optional): Iterations that the last checkpoint of this process has behind it.
+        saved_iter (int, optional): Number of iterations behind the last checkpoint of this process.
     """
 
     def __init__(self, *args, backend_args: dict | None = None, **kwargs) -> None:
@@ -53,10 +53,10 @@ class SafeCheckpointHook(CheckpointHook):
         self.saved_iter = None
 
     def before_train(self, runner: Runner) -> None:
-        """Remove what a killed run left half-written, or left over; name the checkpoint that was resumed."""
+        """Repair ``last_checkpoint`` and remove the temporary files of a killed run."""
         resumed = runner.message_hub.get_info('last_ckpt')
         if is_main_process() and resumed and Path(resumed).exists():
-            # a run killed just before it would have named it; mmengine now deletes older ones
+            # a run killed before it updated last_checkpoint, whose older target mmengine deletes now
             self._name_last(runner, resumed)
         super().before_train(runner)
         if is_main_process():
@@ -64,16 +64,16 @@ class SafeCheckpointHook(CheckpointHook):
             remove_leftovers(runner.work_dir)
 
     def save_interrupted(self, runner: Runner) -> None:
-        """Save after this training iteration, wherever it stands in its epoch; the next regular save removes it."""
+        """Save after the current iteration, also within an epoch. The next regular checkpoint removes this one."""
         with self._saving():
             self._save(runner, INTERRUPTED, dict(epoch=runner.epoch, iter=runner.iter + 1))
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Save, then delete; mmengine does it the other way round."""
+        """Save the new checkpoint before deleting old ones; mmengine deletes first."""
         steps = list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
         if self.max_keep_ckpts > 0 and step not in steps:
             steps.append(step)
-            # with the one that is about to go: if this process dies first, mmengine deletes it on resume
+            # includes the one to be deleted: if this process dies first, mmengine deletes it on resume
             runner.message_hub.update_info('keep_ckpt_ids', steps)
         with self._saving():
             self._save(runner, self.filename_tmpl.format(step), meta)
@@ -85,7 +85,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._remove(INTERRUPTED)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        """Save the best checkpoint, then delete the one that was the best before."""
+        """Save the new best checkpoint before deleting the previous one."""
         backend, outdated = self.file_backend, []
         self.file_backend = copy.copy(backend)
         self.file_backend.remove = outdated.append
@@ -100,10 +100,10 @@ class SafeCheckpointHook(CheckpointHook):
                 backend.remove(path)
 
     def _save(self, runner: Runner, filename: str, meta: dict) -> None:
-        if waiting := batches_waiting(runner):
+        if waiting := accumulated_batches(runner):
             runner.logger.warning(
-                f'{filename} is saved while the gradients of {waiting} batches wait for the next optimizer step, and '
-                'does not hold them: make the checkpoint interval a multiple of accumulative_counts'
+                f'{filename} does not include the accumulated gradients of {waiting} batches: make the checkpoint '
+                'interval a multiple of accumulative_counts'
             )
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
@@ -134,13 +134,13 @@ class SafeCheckpointHook(CheckpointHook):
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
-        """One sentence about a checkpoint that cannot be written, and about the one that is left."""
+        """Turn a failed write into one sentence that names the last checkpoint left."""
         before = self.last_ckpt
         try:
             yield
         except OSError as error:
-            rest = f'training can go on from {before} with --resume' if before else 'none was saved before in this run'
+            then = f'continue from {before} with --resume' if before else 'start again'
             raise UserError(
-                f'the checkpoint cannot be written to {self.out_dir} ({error.strerror or error}); {rest}, '
-                'once there is room'
+                f'the checkpoint cannot be written to {self.out_dir} ({error.strerror or error}): '
+                f'free some space, then {then}'
             ) from error

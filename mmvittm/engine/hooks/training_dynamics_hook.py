@@ -14,22 +14,22 @@ from ...registry import HOOKS
 
 @HOOKS.register_module()
 class TrainingDynamicsHook(Hook):
-    """Logs how both streams, their updates and the gradients of a ViTTM grow from block to block.
+    """Log the norms of both streams, their updates and the gradients of a ViTTM by block.
 
-    For each block i, to all backends of the visualizer (TensorBoard, W&B, …), as ``<backbone>/<scalar>/block_i``:
+    All backends of the visualizer (TensorBoard, W&B, …) get these scalars as ``<backbone>/<scalar>/block_i``:
 
-    - ``process_norm``: norm of the process tokens as they leave the ViT block, before the write's norm replaces them;
-    - ``memory_norm``: norm of the memory tokens as they leave the block;
-    - ``read_update``, ``write_update``: norm of what is read and written, relative to that of the tokens it is for;
+    - ``process_norm``: norm of the process tokens after the ViT block, before the normalisation for the write;
+    - ``memory_norm``: norm of the memory tokens after the block;
+    - ``read_update``, ``write_update``: norm of the read or written tokens, relative to that of the tokens they update;
     - ``grad_norm``, ``read_head_grad_norm``, ``write_head_grad_norm``: norm of the gradients of the block and of its
-      heads, as the optimizer applies them: averaged over processes, unscaled and clipped.
+      read and write heads, as the optimizer applies them: averaged over processes, unscaled and clipped.
 
-    and ``<backbone>/grad_norm/embeddings``. Norms of tokens are L2 norms, averaged over the images and tokens of the
-    main process. Between the iterations that are logged the model is left alone; in those that are, activation
-    checkpointing counts once, and gradient accumulation is waited for.
+    It also logs ``<backbone>/grad_norm/embeddings``. Token norms are L2 norms, averaged over the images and tokens of
+    the main process. The hook touches the model only in logged iterations. With gradient accumulation, it logs at the
+    next optimizer step.
 
     Args:
-        interval (int): Iterations between two that are logged. Defaults to 50.
+        interval (int): Number of iterations between two logs. Defaults to 50.
 
     Raises:
         UserError: If ``interval`` is not positive, or the model has no ViTTM.
@@ -39,7 +39,7 @@ class TrainingDynamicsHook(Hook):
 
     def __init__(self, interval: int = 50) -> None:
         if interval < 1:
-            raise UserError(f'the interval of TrainingDynamicsHook is {interval}: give 1 or more iterations')
+            raise UserError(f'interval of TrainingDynamicsHook must be at least 1, not {interval}')
         self.interval = interval
         self._handles = []
         self._scalars: dict[str, Tensor] = {}
@@ -50,10 +50,10 @@ class TrainingDynamicsHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._backbones = {name: module for name, module in model.named_modules() if isinstance(module, ViTTM)}
         if not self._backbones:
-            raise UserError('TrainingDynamicsHook finds no ViTTM in the model: leave it out of custom_hooks')
+            raise UserError('TrainingDynamicsHook found no ViTTM in the model: remove it from custom_hooks')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Watch the model in an iteration that is to be logged."""
+        """Register the forward hooks for a logged iteration."""
         if not self.every_n_train_iters(runner, self.interval) or self._handles or not is_main_process():
             return
         for name, backbone in self._backbones.items():
@@ -62,25 +62,25 @@ class TrainingDynamicsHook(Hook):
                 self._watch(layer.memory_block, f'{name}/memory_norm/block_{index:02d}', _norm_of_output)
                 self._watch(layer.read_head, f'{name}/read_update/block_{index:02d}', _relative_update)
                 self._watch(layer.write_head, f'{name}/write_update/block_{index:02d}', _relative_update)
-        # before mmengine's wrapper clears the gradients, which it does within the iteration
+        # mmengine clears the gradients within the iteration, right after the step
         self._handles.append(runner.optim_wrapper.optimizer.register_step_pre_hook(self._on_step))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Log what was seen, once the optimizer has made its step, and let go of the model."""
+        """Log the scalars after the optimizer step, and remove the hooks from the model."""
         if not self._stepped:
             return
         for handle in self._handles:
             handle.remove()
-        values = torch.stack([value.float() for value in self._scalars.values()]).tolist()  # one transfer for all
+        values = torch.stack([value.float() for value in self._scalars.values()]).tolist()  # one transfer
         runner.visualizer.add_scalars(dict(zip(self._scalars, values, strict=True)), step=runner.iter + 1)
         self._handles, self._scalars, self._stepped = [], {}, False
 
     def _watch(self, module: nn.Module, key: str, measure: Callable[[tuple, object], Tensor | None]) -> None:
         @torch.no_grad()
         def hook(module: nn.Module, inputs: tuple, output: object) -> None:
-            # The first call counts: recomputation in the backward pass is another.
+            # Activation checkpointing calls again in the backward pass.
             if key not in self._scalars and (value := measure(inputs, output)) is not None:
                 self._scalars[key] = value
 

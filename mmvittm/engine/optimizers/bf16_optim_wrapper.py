@@ -11,22 +11,22 @@ from ...registry import OPTIM_WRAPPERS
 
 @OPTIM_WRAPPERS.register_module()
 class Bf16OptimWrapper(OptimWrapper):
-    """Mixed precision in bfloat16, which needs no loss scaling and so runs on the CPU too.
+    """Mixed precision in bfloat16 without loss scaling, on CPU and GPU.
 
-    mmengine's AmpOptimWrapper refuses to run without a GPU, whatever the dtype; on the CPU this takes its place.
+    mmengine's AmpOptimWrapper needs a GPU for every dtype, so the tools use this wrapper on the CPU.
 
     Args:
-        dtype (str): 'bfloat16', nothing else.
-        loss_scale: What AmpOptimWrapper would scale the loss by; bfloat16 has the range of float32 and is not scaled.
-        **kwargs: As OptimWrapper's.
+        dtype (str): Must be 'bfloat16'.
+        loss_scale: Ignored; accepted since AmpOptimWrapper takes it.
+        **kwargs: See mmengine's OptimWrapper.
 
     Raises:
-        UserError: If ``dtype`` is another one.
+        UserError: If ``dtype`` is not bfloat16.
     """
 
     def __init__(self, dtype: str = 'bfloat16', loss_scale: float | str | dict | None = None, **kwargs) -> None:
         if dtype != 'bfloat16':
-            raise UserError(f"optim_wrapper.dtype is '{dtype}': the CPU trains in bfloat16 or without AMP only")
+            raise UserError(f"optim_wrapper.dtype is '{dtype}': on the CPU, use 'bfloat16' or train without AMP")
         super().__init__(**kwargs)
 
     @contextmanager

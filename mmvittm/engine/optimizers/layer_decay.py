@@ -10,19 +10,20 @@ from ...registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor):
-    """mmpretrain's layer-wise learning rates, for any model with a ``backbone``: segmentors as well as classifiers.
+    """mmpretrain's layer-wise learning rate decay for any model with a ``backbone``, so for segmentors too.
 
-    A parameter learns at the base rate times ``layer_decay_rate`` for each depth between it and the head, where the
-    backbone's ``get_layer_depth`` says how deep it lies. The settings are mmpretrain's ``paramwise_cfg``.
+    The learning rate of a parameter is multiplied by ``layer_decay_rate`` once per layer between it and the head. The
+    backbone's ``get_layer_depth`` gives the layer of a parameter. The options are those of mmpretrain's
+    ``paramwise_cfg``.
 
     Raises:
-        UserError: If the backbone cannot tell depths, or without a ``paramwise_cfg``; mmengine then decays nothing.
+        UserError: If the backbone has no ``get_layer_depth``, or there is no ``paramwise_cfg``.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         if not paramwise_cfg:
             raise UserError(
-                'layer-wise decay has no settings: give optim_wrapper.paramwise_cfg, e.g. dict(layer_decay_rate=0.75)'
+                'layer-wise decay needs optim_wrapper.paramwise_cfg, for example dict(layer_decay_rate=0.75)'
             )
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
@@ -34,13 +35,13 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
         get_layer_depth: Callable[[str], tuple[int, int]] | None = None,
         **kwargs,
     ) -> None:
-        """Add the parameters of ``module`` to the optimizer's groups ``params``."""
+        """Add the parameters of ``module`` to the parameter groups ``params``."""
         if get_layer_depth is None:
             backbone = getattr(module, 'backbone', None)
             if not hasattr(backbone, 'get_layer_depth'):
                 raise UserError(
-                    f'layer-wise decay needs a backbone with get_layer_depth, which {type(backbone).__name__} of '
-                    f'{type(module).__name__} lacks: choose another optim_wrapper.constructor'
+                    f'layer-wise decay needs a backbone with get_layer_depth, but {type(backbone).__name__} of '
+                    f'{type(module).__name__} has none: choose another optim_wrapper.constructor'
                 )
             get_layer_depth = partial(backbone.get_layer_depth, prefix='backbone.')
         super().add_params(params, module, prefix, get_layer_depth, **kwargs)

@@ -1,6 +1,5 @@
 from .fsdp_strategy import FSDPStrategy
-from .readable_loops import ReadableTestLoop, ReadableValLoop
-from .resumable_loops import ResumableEpochLoop, ResumableIterLoop
+from .loops import ReadableTestLoop, ReadableValLoop, ResumableEpochLoop, ResumableIterLoop
 
 __all__ = [
     'FSDPStrategy',

@@ -71,7 +71,7 @@ class ViTTMLayer(BaseModule):
         process = self.write_norm(self.vit_block(process))
         if not write:
             return Streams(process, memory)
-        return Streams(process, self._write(memory, partial(self.write_head, process), write_fusion))
+        return Streams(process, self._write(memory, lambda query: self.write_head(process, query), write_fusion))
 
     def _write(self, memory: Tensor, head: Callable[[Tensor], Tensor], write_fusion: Fusion) -> Tensor:
         """Write to memory tokens ``(B, N, C)``; ``head`` computes the update of its queries."""
@@ -383,9 +383,6 @@ class ViTTM(BaseModule):
                 wanted = chunks if index in self._memory_outputs else [streams.memory[:, :0]]
                 after[index] = Streams(process, torch.cat(wanted, 1))
         return after
-
-    def _writes(self, index: int) -> bool:
-        return index + 1 < self._depth or self._writes_last
 
     def _check_chunks(self, rw_drop_path_rate: float) -> None:
         """Refuse what couples memory tokens across chunks."""

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 from mmpretrain.models.heads import ClsHead
 from mmpretrain.models.utils import build_norm_layer
@@ -84,7 +85,7 @@ class ViTTMClsHead(ClsHead):
         """Return the logits ``(B, num_classes)`` of the prediction ``predict_from``."""
         return self.PREDICTIONS[self.predict_from](self.stream_logits(feats))
 
-    def loss(self, feats: tuple[Streams, ...], data_samples: list, **kwargs) -> dict[str, Tensor]:
+    def loss(self, feats: tuple[Streams, ...], data_samples: list, **kwargs: Any) -> dict[str, Tensor]:
         """Return ``memory_loss`` and ``process_loss``, and with ``cal_acc`` the accuracy of every prediction."""
         terms = {
             f'{name}_{term}': value

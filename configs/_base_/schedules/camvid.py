@@ -1,0 +1,8 @@
+# 4,000 iterations of 4 full images, 44 epochs.
+_base_ = './blue_marble_demo.py'
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].end = param_scheduler[1].begin = 400
+param_scheduler[1].end = 4000
+train_cfg = dict(max_iters=4000, val_interval=1000)
+default_hooks = dict(checkpoint=dict(interval=1000))
+auto_scale_lr = dict(base_batch_size=4)

@@ -1,0 +1,164 @@
+"""Run modes: backend, dtype and options. A new backend is a new row in :data:`BACKENDS`."""
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from ..deploy.base import Format
+from ..deploy.formats import FORMATS
+from ..errors import UserError
+from .timing import Run
+
+#: Floating-point types, in which GEMMs are timed too. int8 has a place in ``--dtype`` but not here.
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+#: Options of PyTorch's run modes: label, and what else they need.
+OPTIONS = dict(
+    half_weights=('half weights', ' and --dtype bf16 or fp16'),
+    channels_last=('channels last', ''),
+    cuda_graph=('graph', ' and --device cuda, without --train'),
+)
+
+
+@dataclass(frozen=True)
+class RunMode:
+    """How a network runs."""
+
+    backend: str = 'torch'  # of BACKENDS
+    dtype: str = 'fp32'
+    options: tuple[str, ...] = ()  # of OPTIONS
+    train: bool = False  # a training step instead of a forward pass
+    device: str = 'cpu'
+    threads: int | None = None  # None: the backend's choice
+
+    def __str__(self) -> str:
+        labels = [OPTIONS[option][0] for option in self.options] + ['training'] * self.train
+        return ', '.join([f'{self.backend} {self.dtype}', *labels])
+
+    def accepts(self, option: str) -> bool:
+        """Whether one of :data:`OPTIONS` applies to the mode."""
+        met = dict(half_weights=self.dtype != 'fp32', cuda_graph=self.device == 'cuda' and not self.train)
+        return BACKENDS[self.backend].in_pytorch and met.get(option, True)
+
+
+def run_modes(backends: Iterable[str], dtypes: Iterable[str], options: Iterable[str] = (), **common) -> list[RunMode]:
+    """Combine backends and dtypes; each option goes to the modes that accept it.
+
+    Raises:
+        UserError: If a backend cannot run a mode or is not installed, or no mode accepts an option.
+    """
+    modes = [RunMode(*pair, **common) for pair in itertools.product(dict.fromkeys(backends), dict.fromkeys(dtypes))]
+    for mode in modes:
+        if isinstance(backend := BACKENDS[mode.backend], Exported):
+            backend.check(mode)
+    for option in options:
+        if not any(mode.accepts(option) for mode in modes):
+            raise UserError(f'--{option.replace("_", "-")} needs the backend torch or compile{OPTIONS[option][1]}')
+    return [replace(mode, options=tuple(filter(mode.accepts, options))) for mode in modes]
+
+
+class Torch:
+    """Eager PyTorch."""
+
+    packages: tuple[str, ...] = ()
+    in_pytorch = True  # takes options, trains, runs on all devices, frees memory after a pass
+    is_eager = True  # calls modules one by one
+    no_grad = torch.inference_mode
+
+    def prepare(self, network: nn.Module, images: Tensor, mode: RunMode) -> Run:
+        """Make a function that runs one pass of ``network``, which it may change, on ``images (B, 3, H, W)``."""
+        dtype, half_weights = DTYPES[mode.dtype], 'half_weights' in mode.options
+        if half_weights:
+            network, images = network.to(dtype), images.to(dtype)
+        if 'channels_last' in mode.options:
+            network, images = (x.to(memory_format=torch.channels_last) for x in (network, images))
+        autocast = mode.dtype != 'fp32' and not half_weights
+        context = torch.autocast(mode.device, dtype) if autocast else nullcontext()
+        forward = self.compiled(network, mode)
+        if mode.train:
+            return training_step(network, images, context, forward)
+
+        def run() -> object:
+            with self.no_grad(), context:
+                return forward(images)
+
+        return captured(run) if 'cuda_graph' in mode.options else run
+
+    def compiled(self, network: nn.Module, mode: RunMode) -> Callable[[Tensor], object]:
+        return network
+
+
+class Compile(Torch):
+    """``torch.compile``, for a forward pass with frozen weights."""
+
+    is_eager = False
+    no_grad = torch.no_grad  # dynamo fails on tensors created in inference mode, such as drop path's rate
+
+    def compiled(self, network: nn.Module, mode: RunMode) -> Callable[[Tensor], object]:
+        return torch.compile(network, options=None if mode.train else {'freezing': True})
+
+
+class Exported:
+    """A runtime of :mod:`mmvittm.deploy`, on a temporary export of the network."""
+
+    in_pytorch = is_eager = False
+
+    def __init__(self, file_format: Format) -> None:
+        self.format = file_format
+        self.packages = file_format.packages
+
+    def check(self, mode: RunMode) -> None:
+        if mode.train or mode.device != 'cpu':
+            raise UserError(f'the backend {mode.backend} runs inference on the CPU: drop --train and --device cuda')
+        self.format.check(mode.dtype)
+
+    def prepare(self, network: nn.Module, images: Tensor, mode: RunMode) -> Run:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f'network{self.format.suffix}'
+            self.format.export(network, images, path, mode.dtype)
+            session = self.format.load(path, mode.dtype, mode.threads)
+        array = images.numpy()
+        return lambda: session(array)
+
+
+BACKENDS: dict[str, Torch | Exported] = dict(
+    torch=Torch(),
+    compile=Compile(),
+    onnxruntime=Exported(FORMATS['onnx']),
+    openvino=Exported(FORMATS['openvino']),
+)
+
+
+def training_step(
+    network: nn.Module, images: Tensor, context: AbstractContextManager | None = None, forward: Callable | None = None
+) -> Run:
+    """Make a training step: forward, the sum of all outputs as loss, backward. No optimizer; gradients are dropped."""
+    network.train()
+
+    def run() -> None:
+        with context or nullcontext():
+            outputs = tree_flatten((forward or network)(images))[0]
+        sum(output.float().sum() for output in outputs).backward()
+        network.zero_grad(set_to_none=True)
+
+    return run
+
+
+def captured(run: Run) -> Run:
+    """Capture ``run`` as a CUDA graph. Never run on a GPU so far."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay

@@ -1,0 +1,219 @@
+"""Read configs, build models from them and write files: values first, then users' mistakes."""
+
+import re
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, HOOKS, METRICS, DefaultScope
+
+from mmvittm.apis.config import build_model, explain_config_errors, input_size, load_config
+from mmvittm.errors import UserError
+from mmvittm.fileio import atomic_path
+
+BACKBONE = dict(
+    type='mmpretrain.VisionTransformer',
+    arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32),
+    img_size=32,
+    patch_size=16,
+    out_type='featmap',
+)
+HEAD = dict(type='FCNHead', in_channels=16, channels=8, num_classes=3, num_convs=1)
+SEGMENTOR = dict(type='EncoderDecoder', backbone=BACKBONE, decode_head=HEAD)
+
+
+def config(model=None, **others) -> Config:
+    return Config(dict(default_scope='mmseg', model=model, **others), cfg_text='# in memory', filename='tiny.py')
+
+
+def test_load_config_follows_bases_and_overrides(tmp_path):
+    (tmp_path / 'base.py').write_text('model = dict(depth=1, width=8)')
+    (tmp_path / 'child.py').write_text("_base_ = './base.py'\nmodel = dict(depth=2)")
+    cfg = load_config(tmp_path / 'child.py', {'model.width': 16, 'other.name': 'x'})
+    assert cfg.model == dict(depth=2, width=16)
+    assert cfg.other.name == 'x'
+
+
+@pytest.mark.parametrize(
+    ('text', 'sentence'),
+    [
+        (None, 'config not found: .*bad.py$'),
+        ('a = 1\nx = = 2', 'bad.py cannot be read: syntax error at `x = = 2`, line 2 of it or of a _base_ file'),
+        ("_base_ = './nowhere.py'", 'bad.py cannot be read: .*nowhere.py'),
+        (
+            "_base_ = './broken.py'",
+            r'bad.py cannot be read: syntax error at `x = \(`, line 1 of it or of a _base_ file',
+        ),
+        ("_base_ = './undefined.py'", r"NameError: name 'y' is not defined \(.*undefined.py, line 2\)$"),
+        ("_base_ = 'mmseg::fcn.py'", 'bad.py cannot be read: .*use a relative path$'),
+        ("custom_imports = dict(imports=['no_such_package'])", 'bad.py cannot be read: .*no_such_package'),
+    ],
+)
+def test_unreadable_config(tmp_path, text, sentence):
+    (tmp_path / 'broken.py').write_text('x = (')
+    (tmp_path / 'undefined.py').write_text('x = 1\nx = y')
+    if text is not None:
+        (tmp_path / 'bad.py').write_text(text)
+    with pytest.raises(UserError, match=sentence) as error:
+        load_config(tmp_path / 'bad.py')
+    assert '\n' not in str(error.value)
+
+
+def test_override_that_does_not_fit(tmp_path):
+    (tmp_path / 'a.py').write_text('depths = [1, 2]')
+    with pytest.raises(UserError, match=r"overrides \{'depths.5': 3\} do not fit config .*a.py"):
+        load_config(tmp_path / 'a.py', {'depths.5': 3})
+
+
+def test_build_model_uses_the_configs_scope():
+    cfg = config(SEGMENTOR, data_preprocessor=dict(type='SegDataPreProcessor', mean=[1.0] * 3, std=[2.0] * 3))
+    before, scope = cfg.to_dict(), DefaultScope.get_current_instance()
+    model = build_model(cfg)
+    assert model.data_preprocessor.mean.flatten().tolist() == [1.0] * 3, 'the top-level preprocessor as in the Runner'
+    assert cfg.to_dict() == before
+    assert DefaultScope.get_current_instance() is scope
+
+
+def test_build_model_loads_no_pretrained_weights():
+    backbone = BACKBONE | dict(init_cfg=dict(type='Pretrained', checkpoint='no/such/file.pth'))
+    assert build_model(config(SEGMENTOR | dict(backbone=backbone))).backbone.embed_dims == 16
+
+
+@pytest.mark.parametrize(
+    ('model', 'sentence'),
+    [
+        (None, 'has no `model`'),
+        (SEGMENTOR | dict(type='EncoderDecodr'), "model: unknown type 'EncoderDecodr', did you mean 'EncoderDecoder'?"),
+        (
+            SEGMENTOR | dict(backbone=dict(type='mmvittm.ViTM')),
+            "model.backbone: unknown type 'mmvittm.ViTM', did you mean 'mmvittm.ViTTM'?",
+        ),
+        (SEGMENTOR | dict(backbone=dict(depth=2)), "model.backbone: the key 'type' is missing"),
+        (
+            SEGMENTOR | dict(backbone=BACKBONE | dict(patch_sise=16)),
+            'model.backbone (VisionTransformer): VisionTransformer.__init__() got an unexpected keyword argument '
+            "'patch_sise', did you mean 'patch_size'?",
+        ),
+        (
+            SEGMENTOR | dict(decode_head=HEAD | dict(in_chanels=16)),  # an argument of the parent class
+            'model.decode_head (FCNHead): BaseDecodeHead.__init__() got an unexpected keyword argument '
+            "'in_chanels', did you mean 'in_channels'?",
+        ),
+        (
+            dict(type='EncoderDecoder', backbone=BACKBONE),
+            "model (EncoderDecoder): EncoderDecoder.__init__() missing 1 required positional argument: 'decode_head'",
+        ),
+        (
+            SEGMENTOR | dict(auxiliary_head=[HEAD, dict(type='FCNHead')]),
+            'model.auxiliary_head.1 (FCNHead): BaseDecodeHead.__init__() missing 2 required positional arguments',
+        ),
+        (
+            SEGMENTOR | dict(backbone=BACKBONE | dict(arch='huger')),
+            'model.backbone (VisionTransformer): Arch huger is not in default archs',
+        ),
+        (
+            SEGMENTOR | dict(decode_head=HEAD | dict(num_classes=2, out_channels=7)),
+            'model.decode_head (FCNHead): out_channels should be equal to num_classes',
+        ),
+    ],
+)
+def test_model_that_cannot_be_built(model, sentence):
+    with pytest.raises(UserError, match=f'tiny.py.*{re.escape(sentence)}') as error:
+        build_model(config(model))
+    assert '\n' not in str(error.value)
+
+
+REPEATED = dict(type='RepeatDataset', times=2, dataset=dict(type='ADE20K'))
+
+
+@pytest.mark.parametrize(
+    ('registry', 'part', 'options', 'sentence'),
+    [
+        (
+            DATASETS,
+            REPEATED,
+            dict(train_dataloader=dict(dataset=REPEATED)),
+            "train_dataloader.dataset.dataset: unknown type 'ADE20K'",
+        ),
+        (
+            HOOKS,
+            dict(type='EMAHok'),
+            dict(custom_hooks=[dict(type='EMAHok')]),
+            "custom_hooks.0: unknown type 'EMAHok', did you mean 'EMAHook'?",
+        ),
+        (
+            METRICS,
+            dict(type='CityscapesMetric'),
+            dict(val_evaluator=dict(type='CityscapesMetric')),
+            'val_evaluator (CityscapesMetric): ',
+        ),
+    ],
+    ids=['dataset', 'hook', 'metric'],
+)
+def test_place_outside_the_model(registry, part, options, sentence):
+    cfg = config(SEGMENTOR, **options)
+    with (
+        pytest.raises(UserError, match=f'tiny.py: {re.escape(sentence)}'),
+        explain_config_errors(cfg),
+        DefaultScope.overwrite_default_scope('mmseg'),
+    ):
+        registry.build(part)
+
+
+def test_error_that_is_not_the_configs():
+    with pytest.raises(KeyError, match='a defect'), explain_config_errors(config(SEGMENTOR)):
+        raise KeyError('a defect')
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'size'),
+    [
+        (dict(model=dict(backbone=dict(img_size=224))), (224, 224)),
+        (dict(model=dict(backbone=dict(img_size=224), data_preprocessor=dict(size=(48, 64)))), (48, 64)),
+        (dict(model=dict(data_preprocessor=dict(size=(8, 8))), crop_size=(16, 32)), (16, 32)),
+        (dict(model=dict(data_preprocessor=dict(test_cfg=dict(size=(5, 6)))), crop_size=(16, 32)), (5, 6)),
+        (
+            dict(model=dict(data_preprocessor=dict(test_cfg=dict(size_divisor=32)), backbone=dict(img_size=[7, 9]))),
+            (7, 9),
+        ),
+    ],
+)
+def test_input_size_precedence(cfg, size):
+    assert input_size(config(**cfg)) == size
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'sentence'),
+    [
+        (dict(model=dict(backbone=dict(depth=1))), 'tiny.py sets no test size .*--shape'),
+        (dict(crop_size=(0, 32)), r'tiny.py: crop_size must be one or two positive integers, not \(0, 32\)'),
+        (dict(crop_size=(8, 8, 8)), 'crop_size must be'),
+        (dict(crop_size='large'), "crop_size must be .* not 'large'"),
+        (dict(crop_size=0.5), 'crop_size must be .* not 0.5'),
+    ],
+)
+def test_config_without_input_size(cfg, sentence):
+    with pytest.raises(UserError, match=sentence):
+        input_size(config(**cfg))
+
+
+def test_atomic_path_replaces_the_file_only_on_success(tmp_path):
+    target = tmp_path / 'new' / 'result.json'
+    with atomic_path(target) as temporary:
+        temporary.write_text('first')
+        assert temporary.parent == target.parent
+        assert temporary.suffix == '.json'
+        assert not target.exists()
+    assert target.read_text() == 'first'
+
+    with pytest.raises(KeyboardInterrupt), atomic_path(target) as temporary:
+        temporary.write_text('half of the sec')
+        raise KeyboardInterrupt
+    assert target.read_text() == 'first'
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_atomic_path_refuses_what_it_cannot_write(tmp_path):
+    (tmp_path / 'file').touch()
+    for path, sentence in ((tmp_path, 'it is a folder'), (tmp_path / 'file' / 'out.json', 'cannot write .*out.json')):
+        with pytest.raises(UserError, match=sentence), atomic_path(path):
+            pytest.fail('the block must not run')

@@ -1,0 +1,23 @@
+"""tools/demo.py with two iterations, in a folder of its own."""
+
+import os
+import re
+import subprocess
+import sys
+
+from conftest import ROOT
+
+
+def test_demo(blue_marble, tmp_path):
+    for name in ('tools', 'configs'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/blue_marble').symlink_to(blue_marble)
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', COLUMNS='120')
+    command = [sys.executable, 'tools/demo.py', '--iters', '2', '--work-dir', 'out']
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, encoding='utf-8')
+    assert done.returncode == 0, done.stderr[-2000:]
+    for model in ('ViTTM-T 16/32', 'ViT-T/32', 'ViT-T/16'):
+        # mIoU, ms, and an IoU for each of the six classes
+        assert re.search(rf'│ {re.escape(model)} +│ +[\d.]+ │ +\d+ │( +\d+ │){{6}}', done.stdout), done.stdout[-2000:]
+    assert (tmp_path / 'out/predictions.png').is_file()

@@ -1,0 +1,322 @@
+"""The ablation configs, and tools/study.py on runs of a few iterations."""
+
+import fcntl
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import product
+from math import prod
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from mmseg.structures import SegDataSample
+
+import mmvittm.models
+from mmvittm.apis.config import build_model, load_config
+from mmvittm.registry import FUSIONS, RW_HEADS
+
+ROOT = Path(__file__).parents[1]
+ABLATIONS = {path.stem: path for path in (mmvittm.configs_dir() / 'vittm' / 'ablations').glob('*.py')}
+DEMO = 'vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+@pytest.fixture(scope='module')
+def configs():
+    return {name: load_config(path) for name, path in ABLATIONS.items()}
+
+
+def test_every_head_meets_every_fusion(configs):
+    heads, fusions = (
+        {part.__name__ for part in registry.module_dict.values() if part.__module__.startswith('mmvittm.')}
+        for registry in (RW_HEADS, FUSIONS)
+    )
+    backbones = [cfg.model.backbone for name, cfg in configs.items() if name.startswith(('head-', 'baseline'))]
+    pairs = [(backbone.rw_head.type, backbone.fusion.type) for backbone in backbones]
+    assert sorted(pairs) == sorted(product(heads, fusions))
+    assert len(pairs) == 18
+
+
+def test_ablations_differ_in_the_backbone_alone(configs):
+    backbones = [cfg.model.backbone for cfg in configs.values()]
+    assert all(backbones.count(backbone) == 1 for backbone in backbones)
+    for cfg in configs.values():
+        cfg = cfg.to_dict()
+        cfg['model']['backbone'] = configs['baseline'].to_dict()['model']['backbone']
+        assert cfg == configs['baseline'].to_dict()
+
+
+def test_ablations_are_tested_in_windows_of_the_training_size(configs):
+    """Parts built for a fixed number of tokens refuse any other."""
+    model = build_model(configs['head-token-learner_fusion-add-erase']).eval()
+    windows = []
+    model.backbone.register_forward_pre_hook(lambda module, inputs: windows.append(inputs[0].shape[2:]))
+    tile, sample = torch.zeros(3, 512, 512, dtype=torch.uint8), SegDataSample(metainfo=dict(ori_shape=(300, 300)))
+    with torch.no_grad():
+        [result] = model.test_step(dict(inputs=[tile], data_samples=[sample]))
+    assert windows == [(256, 256)] * 9
+    assert result.pred_sem_seg.data.shape == (1, 300, 300)
+
+
+@pytest.mark.parametrize('name', [name for name in ABLATIONS if name.startswith('memory-tokens-')])
+def test_the_name_says_the_number_of_memory_tokens(configs, name):
+    patch = configs[name].model.backbone.memory_embed.patch_size
+    rows, columns = patch if isinstance(patch, (list, tuple)) else (patch, patch)
+    assert prod(configs[name].crop_size) / (rows * columns) == int(name.removeprefix('memory-tokens-'))
+    assert configs[name].model.backbone.process_embed.patch_size == 32
+
+
+def write_study(path, configs, blue_marble, iterations=2, **content):
+    """A study of two blocks and one test tile, whose loaders run in the main process."""
+    options = {
+        'train_cfg.max_iters': iterations,
+        'train_cfg.val_interval': 1,
+        'train_dataloader.batch_size': 2,
+        'model.backbone.out_indices': [0, 0, 1, 1],
+        'default_hooks.checkpoint.interval': 1,
+        'default_hooks.logger.interval': 1,
+        'val_dataloader.dataset.indices': 1,
+        'test_dataloader.dataset.indices': 1,
+        'randomness.seed': 0,
+        'custom_hooks': [],
+    }
+    for loader in LOADERS:
+        options |= {
+            f'{loader}.dataset.data_root': str(blue_marble),
+            f'{loader}.num_workers': 0,
+            f'{loader}.persistent_workers': False,
+        }
+    repeats = dict(name='fold', values=[0], keys=[f'{loader}.dataset.fold' for loader in LOADERS])
+    study = dict(title='Tiny', metric='mIoU', configs=configs, repeats=repeats, options=options) | content
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    return path
+
+
+def arguments(folder):
+    return ['--results', folder / 'results', '--work-dir', folder / 'work', '--docs', folder / 'study.md']
+
+
+@pytest.fixture(scope='module')
+def studied(run_tool, blue_marble, tmp_path_factory):
+    """The folder and the output of a study with a config between two others that does not build."""
+    folder = tmp_path_factory.mktemp('study')
+    broken = folder / 'broken.py'
+    base = f'_base_ = {str(mmvittm.configs_dir() / DEMO)!r}\n'
+    broken.write_text(base + "model = dict(backbone=dict(rw_heads='CrossAttention'))")
+    study = write_study(
+        folder / 'tiny.yml', dict(A=DEMO, broken=str(broken), B=str(ABLATIONS['memory-tokens-16'])), blue_marble,
+        comparisons=[['A', 'B']],
+    )  # fmt: skip
+    return folder, study, run_tool('study.py', study, *arguments(folder))
+
+
+def test_runs_are_recorded(studied):
+    folder, _, _ = studied
+    runs = pd.read_csv(folder / 'results/tiny/runs.csv').set_index('model')
+    assert list(runs.index) == ['A', 'B']
+    assert set(runs.fold) == {0}
+    assert set(runs.length) == {2}
+    for model, run in runs.iterrows():
+        [metrics] = (folder / 'work/tiny' / model).glob(f'0-{run.hash}/test/metrics.json')
+        assert run.mIoU == pytest.approx(yaml.safe_load(metrics.read_text())['mIoU'], abs=1e-3)
+        assert 'torch=' in run.versions
+    curves = pd.read_csv(folder / 'results/tiny/curves.csv')
+    assert list(zip(curves.model, curves.step, strict=True)) == [('A', 1), ('A', 2), ('B', 1), ('B', 2)]
+    assert curves.mIoU[3] == pytest.approx(runs.mIoU['B'], abs=0.01)
+
+
+def test_a_failed_run_stops_no_other(studied):
+    _, _, done = studied
+    assert done.returncode == 1
+    assert 'Traceback' not in done.stderr
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert sentence.startswith('error: broken, fold 0 failed: train.py: ')
+    assert "unexpected keyword argument 'rw_heads', did you mean 'rw_head'?" in sentence
+
+
+def test_the_page_shows_the_study(studied):
+    folder, _, _ = studied
+    page = (folder / 'study.md').read_text()
+    assert '2 of 3 runs, 2 iterations each' in page
+    assert '| A against B | 1 | ' in page
+    assert (folder / 'images/study_tiny_curves.png').is_file()
+
+
+def test_finished_runs_are_skipped(studied, run_tool):
+    folder, study, _ = studied
+    before = (folder / 'results/tiny/runs.csv').read_bytes()
+    done = run_tool('study.py', study, *arguments(folder))
+    assert '2 of 3 runs are finished' in done.stdout
+    assert (folder / 'results/tiny/runs.csv').read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ('kind', 'iterations'), [(signal.SIGTERM, 12), (signal.SIGKILL, 40)], ids=['SIGTERM', 'SIGKILL']
+)
+def test_stop_and_resume(kind, iterations, run_tool, blue_marble, tmp_path):
+    """The training that SIGKILL leaves behind holds its folder, and a later call resumes it."""
+    study = write_study(tmp_path / 'long.yml', dict(A=DEMO), blue_marble, iterations=iterations)
+    command = [sys.executable, str(ROOT / 'tools/study.py'), str(study), *map(str, arguments(tmp_path))]
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: list(tmp_path.glob('work/long/A/*/train/iter_3.pth')))
+    process.send_signal(kind)
+    assert process.wait(60) == (128 + signal.SIGTERM if kind == signal.SIGTERM else -signal.SIGKILL)
+    assert not (tmp_path / 'results/long/runs.csv').exists()
+    [folder] = tmp_path.glob('work/long/A/*')
+    if kind == signal.SIGKILL:
+        stopped = run_tool('study.py', study, *arguments(tmp_path))
+        assert f'another process is still running in {folder}' in stopped.stderr
+    with (folder / 'lock').open() as lock:
+        wait_for(lambda: is_free(lock))
+    assert run_tool('study.py', study, *arguments(tmp_path)).returncode == 0
+    assert len(pd.read_csv(tmp_path / 'results/long/runs.csv')) == 1
+    log = (folder / 'log.txt').read_text()
+    assert log.count(f'Iter(train) [ 1/{iterations}]') == 1, 'the second call went on where the first was'
+    assert log.count(f'Iter(train) [{iterations}/{iterations}]') == 1
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_free(lock):
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def load_tool(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def study_tool(monkeypatch):
+    return load_tool('study', monkeypatch)
+
+
+def test_hash_follows_settings_and_custom_modules(study_tool, tmp_path, monkeypatch):
+    module, config = tmp_path / 'my_study_parts.py', tmp_path / 'custom.py'
+    config.write_text(
+        f'_base_ = {str(mmvittm.configs_dir() / DEMO)!r}\n'
+        "custom_imports = dict(imports=['mmvittm', 'my_study_parts'], allow_failed_imports=False)"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def hash_of(source='x = 1', **options):
+        module.write_text(source)
+        return study_tool.Run('A', str(config), 0, load_config(config, options), tmp_path).hash
+
+    first = hash_of()
+    assert first == hash_of(**{'train_dataloader.dataset.data_root': '/elsewhere', 'train_dataloader.num_workers': 7})
+    assert first != hash_of(**{'optim_wrapper.optimizer.lr': 1e-3})
+    assert first != hash_of(source='x = 2')
+
+
+def test_every_shipped_study_can_be_read(study_tool, tmp_path):
+    for path in study_tool.STUDIES.glob('*.yml'):
+        name, study = study_tool.load_study(path.stem)
+        runs = study_tool.build_runs(study, {}, tmp_path)
+        hashes = {run.hash for run in runs}
+        assert len(hashes) == len(runs) == len(study['configs']) * len(study['repeats']['values']), name
+
+
+# Statistics
+
+
+def test_tables_of_known_numbers(monkeypatch, tmp_path):
+    """Differences 1, 2, 3: mean 2, and an interval of 2 ± 4.303 × 1 / √3."""
+    report = load_tool('study_report', monkeypatch)
+    study = dict(
+        title='Known', metric='mIoU', configs=dict(A='', B=''), comparisons=[['A', 'B'], ['B', 'A']],
+        repeats=dict(name='fold', values=[0, 1, 2]),
+    )  # fmt: skip
+    rows = [('A', 0, 11), ('A', 1, 22), ('A', 2, 0), ('B', 0, 10), ('B', 1, 20), ('B', 2, 30), ('A', 2, 33)]
+    runs = pd.DataFrame(rows, columns=['model', 'fold', 'mIoU'])
+    runs['IoU.water'], runs['length'], runs['machine'] = 50.0, 100, 'abacus'
+    folder = tmp_path / 'known'
+    folder.mkdir()
+    runs.to_csv(folder / 'runs.csv')
+    pd.DataFrame(dict(model=['A', 'B'], ms=[1.0, 2.0], GMACs=[3.0, 4.0])).to_csv(folder / 'speed.csv')
+    page = tmp_path / 'study.md'
+    page.write_text('# Ours\n\nWords.\n')
+    for _ in range(2):  # the second replaces the first
+        report.write_report('known', study, folder, page)
+    text = page.read_text()
+    assert text.startswith('# Ours\n\nWords.\n')
+    assert text.count('## Known') == 1
+    assert '6 of 6 runs, 100 iterations each, on abacus.' in text
+    assert '| A | 3 | 22.0 | −5.3 to 49.3 | 50.0 | 1.0 | 3.00 |' in text  # the newest row of fold 2 counts
+    assert '| A against B | 3 | +2.0 | −0.5 to 4.5 | no difference shown |' in text
+    assert '| B against A | 3 | −2.0 | −4.5 to 0.5 | no difference shown |' in text
+    assert (tmp_path / 'images/study_known_speed.png').is_file()
+
+
+@pytest.mark.parametrize(
+    ('values', 'conclusion'), [([1, 1.1, 1.2], 'better'), ([-1, -1.1, -1.2], 'worse'), ([1, -1, 1], 'no difference')]
+)
+def test_conclusions(values, conclusion, monkeypatch):
+    report = load_tool('study_report', monkeypatch)
+    rows = [(model, fold, 50 + value * (model == 'A')) for model in 'AB' for fold, value in enumerate(values)]
+    runs = pd.DataFrame(rows, columns=['model', 'fold', 'mIoU'])
+    table = report.paired_differences(runs, dict(metric='mIoU', comparisons=[['A', 'B']]), 'fold')
+    assert table.conclusion.iloc[0].startswith(conclusion)
+
+
+# Mistakes
+
+BAD_STUDIES = {
+    'yaml': ('title: [', 'is not valid YAML: '),
+    'keys': ('title: T', 'needs the keys configs, metric, repeats, title and may have comparisons, '),
+    'repeats': ('{title: T, metric: m, configs: {A: a.py}, repeats: {name: fold}}', 'repeats needs name '),
+    'comparison': (
+        '{title: T, metric: m, configs: {A: a.py}, repeats: {name: f, values: [0], keys: []}, comparisons: [[A, C]]}',
+        'compares C, not one of its configs',
+    ),
+    'config': (
+        '{title: T, metric: m, configs: {A: a.py}, repeats: {name: fold, values: [0], keys: []}}',
+        'config not found: ',
+    ),
+}
+
+
+@pytest.mark.parametrize(('text', 'expected'), BAD_STUDIES.values(), ids=BAD_STUDIES)
+def test_bad_studies_end_with_one_sentence(study_tool, monkeypatch, tmp_path, text, expected):
+    (tmp_path / 'bad.yml').write_text(text)
+    sentence = call(study_tool, monkeypatch, tmp_path / 'bad.yml', *arguments(tmp_path))
+    assert sentence.startswith('error: ')
+    assert expected in sentence
+    assert '\n' not in sentence
+
+
+def test_unknown_study(study_tool, monkeypatch, tmp_path):
+    assert 'no-such is neither a study file nor' in call(study_tool, monkeypatch, 'no-such', *arguments(tmp_path))
+
+
+def test_report_without_runs(study_tool, monkeypatch, tmp_path):
+    sentence = call(study_tool, monkeypatch, 'blue-marble', '--report', *arguments(tmp_path))
+    assert 'runs.csv does not exist: no run of this study has finished' in sentence
+
+
+def call(tool, monkeypatch, *args):
+    """The sentence that the tool ends with."""
+    monkeypatch.setattr(sys, 'argv', ['study.py', *map(str, args)])
+    with pytest.raises(SystemExit) as stopped:
+        tool.run_tool(tool.main)
+    return stopped.value.code

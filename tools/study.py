@@ -1,0 +1,409 @@
+"""Run a study: train and test several configs once per fold or seed, and report the differences with their intervals.
+
+A study is a YAML file such as configs/studies/blue-marble.yml. Results go to CSV files in RESULTS/STUDY: runs.csv has a
+row per run, curves.csv the validation metric over the training, speed.csv the times. Finished runs are skipped, and an
+interrupted training resumes from its checkpoint, so stop and restart the tool at any time. A failed run is reported and
+does not stop the others.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import importlib.util
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+from mmengine.config import Config, DictAction
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from study_report import write_report
+
+import mmvittm
+from mmvittm.apis.cli import run_tool
+from mmvittm.apis.config import load_config
+from mmvittm.benchmark.machine import cpu_name
+from mmvittm.errors import UserError
+from mmvittm.fileio import atomic_path
+
+TOOLS = Path(__file__).parent
+STUDIES = mmvittm.configs_dir() / 'studies'
+# A change of these settings changes the results and so the hash; elsewhere a config says where and how to log.
+HASHED = (
+    'model', 'data_preprocessor', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'test_evaluator',
+    'optim_wrapper', 'param_scheduler', 'train_cfg', 'custom_hooks', 'randomness', 'load_from',
+)  # fmt: skip
+NOT_HASHED = ('data_root', 'num_workers', 'persistent_workers')
+PROGRESS = re.compile(r'(?:Iter|Epoch)\(train\)\s+(?:\[(\d+)\])?\[\s*(\d+)/(\d+)\]')  # in mmengine's log
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'study', help=f'study file, or one of {", ".join(sorted(p.stem for p in STUDIES.glob("*.yml")))}'
+    )
+    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at a time (default: 1)')
+    parser.add_argument(
+        '--time', action='store_true', help='measure the speed of all models instead; needs a quiet machine'
+    )
+    parser.add_argument('--report', action='store_true', help='only write the report from the CSV files')
+    parser.add_argument(
+        '--results', type=Path, default=Path('results'), help='folder of the CSV files (default: results)'
+    )
+    parser.add_argument(
+        '--docs', type=Path, default=Path('docs/study.md'), help='page of the report (default: docs/study.md)'
+    )
+    parser.add_argument(
+        '--work-dir', type=Path, default=Path('work_dirs/studies'), help='logs and checkpoints (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='override settings of every config, as key=value',
+    )
+    return parser.parse_args()
+
+
+# --- what to run -----------------------------------------------------------------------------------------------------
+
+
+def load_study(name: str) -> tuple[str, dict]:
+    """Read a study by path or name; returns its name and content."""
+    path = next((path for path in (Path(name).expanduser(), STUDIES / f'{name}.yml') if path.is_file()), None)
+    if path is None:
+        raise UserError(f'{name} is neither a study file nor the name of one in {STUDIES}')
+    try:
+        study = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except yaml.YAMLError as error:
+        raise UserError(f'study {path} is not valid YAML: {" ".join(str(error).split())}') from error
+    required = {'title', 'metric', 'configs', 'repeats'}
+    known = required | {'options', 'comparisons', 'shape'}
+    if not isinstance(study, dict) or not required <= study.keys() <= known:
+        optional = ', '.join(sorted(known - required))
+        raise UserError(f'study {path} needs the keys {", ".join(sorted(required))} and may have {optional}')
+    if not {'name', 'values', 'keys'} <= set(study['repeats']):
+        raise UserError(
+            f'study {path}: repeats needs name (such as fold), values and keys (the settings that take a value)'
+        )
+    if unknown := {model for pair in study.get('comparisons', []) for model in pair} - study['configs'].keys():
+        raise UserError(f'study {path} compares {", ".join(sorted(unknown))}, not one of its configs')
+    return path.stem, study
+
+
+@dataclass
+class Run:
+    """One config with one fold or seed.
+
+    Attributes:
+        model (str): Name of the config in the study.
+        source (str): Path of the config in ``configs/``.
+        repeat (int): The fold or seed.
+        cfg (Config): All settings.
+        hash (str): Hash of the settings that affect the result, and of the source of custom modules.
+        folder (Path): Where its files go.
+    """
+
+    model: str
+    source: str
+    repeat: int
+    cfg: Config
+    work_dir: Path
+
+    def __post_init__(self) -> None:
+        settings = {key: _hashable(self.cfg.get(key)) for key in HASHED}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode())
+        for name in (self.cfg.get('custom_imports') or {}).get('imports', []):
+            for path in _sources(name):
+                digest.update(path.read_bytes())
+        self.hash = digest.hexdigest()[:12]
+        self.folder = self.work_dir / re.sub(r'\W+', '-', self.model) / f'{self.repeat}-{self.hash}'
+        self.config = self.folder / 'config.py'
+
+    @property
+    def length(self) -> int:
+        """Iterations of the training, or epochs."""
+        return self.cfg.train_cfg.get('max_iters') or self.cfg.train_cfg.get('max_epochs') or 0
+
+
+def _hashable(value: object) -> object:
+    """``value`` with plain containers, without :data:`NOT_HASHED`."""
+    if isinstance(value, dict):
+        return {str(key): _hashable(each) for key, each in value.items() if key not in NOT_HASHED}
+    return [_hashable(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _sources(module: str) -> list[Path]:
+    """Python files of a custom module; none for mmvittm, whose commit is recorded instead."""
+    spec = None if module.partition('.')[0] == 'mmvittm' else importlib.util.find_spec(module)
+    if spec is None or not spec.origin:
+        return []
+    path = Path(spec.origin)
+    return sorted(path.parent.rglob('*.py')) if path.name == '__init__.py' else [path]
+
+
+def build_runs(study: dict, cfg_options: dict, work_dir: Path) -> list[Run]:
+    """All runs of a study, ordered so that every config gets a fold or seed before any gets the next."""
+    runs = []
+    for repeat in study['repeats']['values']:
+        for model, source in study['configs'].items():
+            options = study.get('options', {}) | dict.fromkeys(study['repeats']['keys'], repeat) | cfg_options
+            run = Run(model, source, repeat, load_config(mmvittm.configs_dir() / source, options), work_dir)
+            if not run.length:
+                raise UserError(f'config {source} has no train_cfg.max_iters or max_epochs')
+            runs.append(run)
+    return runs
+
+
+# --- running it ------------------------------------------------------------------------------------------------------
+
+
+class Tools:
+    """The tools that run as child processes; all of them end together."""
+
+    def __init__(self) -> None:
+        self.processes: set[subprocess.Popen] = set()
+        self.stopped = False
+        self.guard = threading.Lock()
+
+    def call(self, folder: Path, on_line: Callable[[str], None], tool: str, *args: str | Path) -> None:
+        """Run a tool with its output in ``folder/log.txt``.
+
+        The child inherits a lock on the folder, which holds even if this process is killed.
+
+        Raises:
+            UserError: If the tool fails, with the last line it wrote, or if another process runs in the folder.
+        """
+        last_line = 'no output'
+        with (folder / 'lock').open('w') as lock, (folder / 'log.txt').open('a', encoding='utf-8') as log:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f'another process is still running in {folder}') from None
+            with self.guard:
+                if self.stopped:
+                    raise UserError('stopped')
+                process = subprocess.Popen(
+                    [sys.executable, str(TOOLS / tool), *map(str, args)],
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', errors='replace',
+                    pass_fds=[lock.fileno()],
+                )  # fmt: skip
+                self.processes.add(process)
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                last_line = line.strip() or last_line
+                on_line(line)
+            process.wait()
+            self.processes.discard(process)
+        if process.returncode < 0:
+            last_line = f'killed by {signal.Signals(-process.returncode).name}'
+        if process.returncode:
+            raise UserError(f'{tool}: {last_line.removeprefix("error: ")} ({folder / "log.txt"})')
+
+    def stop(self) -> None:
+        """End the running tools; a training saves a checkpoint first."""
+        with self.guard:
+            self.stopped = True
+            for process in self.processes:
+                process.terminate()
+        for process in tuple(self.processes):
+            process.wait()
+
+
+def train_and_test(run: Run, tools: Tools, on_progress: Callable[[float], None]) -> dict:
+    """Bring ``run`` from any state to its metrics.
+
+    Raises:
+        UserError: If it fails.
+    """
+
+    def on_line(line: str) -> None:
+        if match := PROGRESS.search(line):
+            epoch, done, total = (int(number or 1) for number in match.groups())
+            on_progress((epoch - 1 + done / total) / (run.length if match[1] else 1))
+
+    start = time.monotonic()
+    with atomic_path(run.config) as path:
+        run.cfg.dump(path)
+    train, test = run.folder / 'train', run.folder / 'test'
+    tools.call(run.folder, on_line, 'train.py', run.config, '--work-dir', train, '--resume')
+    checkpoint = Path((train / 'last_checkpoint').read_text().strip())
+    tools.call(run.folder, on_line, 'test.py', run.config, checkpoint, '--work-dir', test, '--out', test)
+    metrics = json.loads((test / 'metrics.json').read_text())
+    return metrics | dict(minutes=round((time.monotonic() - start) / 60, 1))
+
+
+def validation_curve(folder: Path, metric: str) -> dict[int, float]:
+    """The validation metric by iteration or epoch, from mmengine's log."""
+    lines = [
+        line for path in sorted(folder.glob('train/*/vis_data/scalars.json')) for line in path.read_text().splitlines()
+    ]
+    scalars = [json.loads(line) for line in lines if line.endswith('}')]  # a killed process leaves half a line
+    return {each['step']: each[metric] for each in scalars if metric in each}
+
+
+@contextmanager
+def edit_csv(path: Path) -> Iterator[list[pd.DataFrame]]:
+    """Give a list that holds the table of ``path``; tables appended to it are written too. Locked between processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix('.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tables = [pd.read_csv(path)] if path.is_file() else []
+        yield tables
+        with atomic_path(path) as temporary:
+            pd.concat(tables).to_csv(temporary, index=False)
+        path.with_suffix('.lock').unlink()
+
+
+def record(run: Run, metrics: dict, curve: dict[int, float], study: dict, folder: Path) -> None:
+    """Append a finished run to the CSV files."""
+    key = {'model': run.model, study['repeats']['name']: run.repeat, 'hash': run.hash}
+    versions = {
+        name: importlib.import_module(name).__version__.split('-')[0] for name in ('torch', 'mmengine', 'mmvittm')
+    }
+    numbers = {name: round(value, 3) for name, value in metrics.items() if isinstance(value, (int, float))}
+    row = key | dict(config=run.source, length=run.length) | numbers
+    row |= dict(
+        machine=torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
+        versions=' '.join(f'{name}={version}' for name, version in versions.items()),
+        commit=_commit(),
+    )
+    with edit_csv(folder / 'runs.csv') as tables:
+        tables.append(pd.DataFrame([row]))
+    if curve:
+        with edit_csv(folder / 'curves.csv') as tables:
+            tables.append(
+                pd.DataFrame([key | {'step': step, study['metric']: round(value, 3)} for step, value in curve.items()])
+            )
+
+
+def _commit() -> str:
+    done = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=TOOLS, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def finished_runs(path: Path, repeat: str) -> set[tuple]:
+    """(model, repeat, hash) of the rows in runs.csv."""
+    return (
+        set(pd.read_csv(path)[['model', repeat, 'hash']].itertuples(index=False, name=None))
+        if path.is_file()
+        else set()
+    )
+
+
+def run_study(runs: list[Run], study: dict, folder: Path, jobs: int, console: Console) -> list[str]:
+    """Do the runs that are not in runs.csv; returns the problems, a sentence each."""
+    repeat, problems, tools = study['repeats']['name'], [], Tools()
+    done = finished_runs(folder / 'runs.csv', repeat)
+    pending = [run for run in runs if (run.model, run.repeat, run.hash) not in done]
+    console.print(f'{len(runs) - len(pending)} of {len(runs)} runs are finished', highlight=False)
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TextColumn('{task.percentage:.0f} %'),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, speed_estimate_period=3600) as progress, ThreadPoolExecutor(jobs) as pool:
+        overall = progress.add_task('all runs', total=len(pending))
+
+        def work(run: Run) -> dict:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            task, shown = progress.add_task(f'{run.model}, {repeat} {run.repeat}', total=1), 0.0
+
+            def on_progress(part: float) -> None:
+                nonlocal shown
+                progress.update(task, completed=part)
+                progress.advance(overall, part - shown)
+                shown = part
+
+            try:
+                return train_and_test(run, tools, on_progress)
+            finally:
+                progress.remove_task(task)
+                progress.advance(overall, 1 - shown)
+
+        futures = {pool.submit(work, run): run for run in pending}
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                run = futures[future]
+                name = f'{run.model}, {repeat} {run.repeat}'
+                try:
+                    metrics = future.result()
+                    if study['metric'] not in metrics:
+                        raise UserError(f'the test gave no {study["metric"]}, but {", ".join(metrics)}')
+                    record(run, metrics, validation_curve(run.folder, study['metric']), study, folder)
+                    left = progress.tasks[0].time_remaining
+                    hours = f', about {left / 3600:.1f} h left' if left else ''
+                    message = f'{study["metric"]} {metrics[study["metric"]]:.2f} after {metrics["minutes"]} minutes'
+                    console.print(f'{number}/{len(pending)} {name}: {message}{hours}', highlight=False, soft_wrap=True)
+                except UserError as error:
+                    problems.append(f'{name} failed: {error}')
+                    console.print(
+                        f'{number}/{len(pending)} {problems[-1]}', highlight=False, markup=False, soft_wrap=True
+                    )
+        except BaseException:
+            tools.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return problems
+
+
+def time_models(runs: list[Run], study: dict, work_dir: Path, folder: Path) -> None:
+    """Time one run of each model, interleaved, and write speed.csv."""
+    models = {run.model: run for run in reversed(runs)}
+    for run in models.values():
+        with atomic_path(run.config) as path:
+            run.cfg.dump(path)
+    out = work_dir / 'speed.json'
+    shape = ['--shape', *study['shape']] if 'shape' in study else []
+    configs = [run.config for run in models.values()]
+    work_dir.mkdir(parents=True, exist_ok=True)
+    Tools().call(work_dir, lambda line: None, 'fps_benchmark.py', *configs, *shape, '--rounds', '20', '--out', out)
+    timed = json.loads(out.read_text())
+    rows = [
+        dict(
+            model=model, ms=result['time_ms']['median'], GMACs=result['macs_per_image'] / 1e9,
+            parameters=result['parameters'] / 1e6, machine=timed['machine']['cpu'], threads=timed['machine']['threads'],
+        )
+        for model, result in zip(models, timed['results'], strict=True)
+    ]  # fmt: skip
+    with atomic_path(folder / 'speed.csv') as path:
+        pd.DataFrame(rows).round(3).to_csv(path, index=False)
+
+
+def main() -> None:
+    args = parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    name, study = load_study(args.study)
+    folder, work_dir = args.results / name, args.work_dir / name
+    problems = []
+    if not args.report:
+        runs = build_runs(study, args.cfg_options, work_dir)
+        if args.time:
+            time_models(runs, study, work_dir, folder)
+        else:
+            problems = run_study(runs, study, folder, args.jobs, console)
+    if not problems or (folder / 'runs.csv').is_file():
+        write_report(name, study, folder, args.docs)
+        console.print(f'Wrote {args.docs}', soft_wrap=True)
+    if problems:
+        raise UserError('; '.join(problems))
+
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    run_tool(main)
