@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.deployment import ROOT
+from helpers.deployment import ROOT, call_tool
 from helpers.tiny import ARCH, one_thread  # noqa: F401  (a fixture)
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, TRANSFORMS
@@ -14,6 +14,7 @@ from PIL import Image
 
 import mmvittm
 from mmvittm.apis.config import build_model, load_config
+from mmvittm.datasets import BlueMarbleDataset
 from mmvittm.errors import UserError
 from mmvittm.registry import MODELS
 
@@ -185,3 +186,31 @@ def test_config_evaluates_at_full_size(path, earth, monkeypatch):
     assert sample.ori_shape == sample.gt_sem_seg.shape == (2700, 5400)
     expected = read(earth / 'annotations' / f'fold{FOLD}' / 'held_out' / 'earth.png')
     np.testing.assert_array_equal(sample.gt_sem_seg.data[0].numpy(), expected)
+
+
+# The figure
+
+
+def test_figure_of_the_earth(earth, tmp_path, monkeypatch):
+    config = tmp_path / 'config.py'
+    loader = f'dict(dataset=dict(data_root={str(earth)!r}))'
+    config.write_text(
+        f"""_base_ = {str(CONFIGS[0])!r}
+train_dataloader = test_dataloader = {loader}
+arch = {ARCH | dict(num_layers=12, _delete_=True)}
+model = dict(backbone=dict(arch=arch), decode_head=dict(in_channels=[16] * 4))
+"""
+    )
+    model = build_model(load_config(config))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
+    call_tool(monkeypatch, 'earth.py', config, tmp_path / 'model.pth', '--out', tmp_path / 'earth.png')
+    figure = read(tmp_path / 'earth.png')
+    labels = figure[figure.shape[0] // 3 : 2 * figure.shape[0] // 3, :, :3].reshape(-1, 3)
+    for name, colour in zip(*BlueMarbleDataset.METAINFO.values(), strict=True):
+        assert (labels == colour).all(1).mean() > 1e-3, name
+
+
+def test_figure_of_another_config(tmp_path, monkeypatch):
+    config = mmvittm.configs_dir() / 'vittm' / 'vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
+    with pytest.raises(UserError, match='does not train on the Earth as one scene'):
+        call_tool(monkeypatch, 'earth.py', config, tmp_path / 'model.pth')
