@@ -18,6 +18,7 @@ from mmvittm.apis.locality import measure_locality
 from mmvittm.apis.rasters import ArrayRaster, Window, open_raster
 from mmvittm.apis.scenes import predict_scene
 from mmvittm.apis.streaming import Scene, SceneModel, interpolate
+from mmvittm.benchmark.profiling import peak_memory
 from mmvittm.errors import UserError
 
 rasterio = pytest.importorskip('rasterio')
@@ -176,6 +177,26 @@ def test_interpolation_in_parts(size):
         part = interpolate(x[:, :, low:], 2, rows, scale, low)
         parts.append(interpolate(part, 3, range(41), size[1] / 41, 0))
     torch.testing.assert_close(torch.cat(parts, 2), expected)
+
+
+def test_windows_take_a_fraction_of_the_memory():
+    net, image = model(), photograph(1024, 1024)
+    scene_model = SceneModel(net)
+
+    def whole():
+        whole_logits(net, image)
+
+    def windows():
+        with torch.inference_mode():
+            scene = Scene(scene_model, ArrayRaster(image), chunk=1600)
+            for window in scene.windows():
+                scene.logits(window)
+
+    windows()  # libraries allocate once
+    taken = peak_memory(windows)
+    if taken is None:
+        pytest.skip('the system does not tell the peak')
+    assert peak_memory(whole) > 5 * taken
 
 
 # Files
@@ -344,6 +365,7 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from mmvittm.apis.rasters import ArrayRaster, Window, write_labels
+from mmvittm.benchmark.profiling import peak_memory
 from mmvittm.errors import UserError
 size, path = int(sys.argv[1]), Path(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
