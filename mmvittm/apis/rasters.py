@@ -110,6 +110,11 @@ class TiffRaster(Raster):
         return bands.transpose(1, 2, 0)
 
 
+def is_tiff(path: str | Path) -> bool:
+    """Tell by the suffix whether a file is read and written in windows."""
+    return Path(path).suffix.lower() in TIFF_SUFFIXES
+
+
 @contextmanager
 def open_raster(path: Path) -> Iterator[Raster]:
     """Open an image; TIFF is read in windows, PNG and JPEG are decoded whole.
@@ -122,7 +127,7 @@ def open_raster(path: Path) -> Iterator[Raster]:
         raise UserError(f'image not found: {path}')
     if path.suffix.lower() in _WHOLE_SUFFIXES:
         yield ArrayRaster(_decode(path))
-    elif path.suffix.lower() in TIFF_SUFFIXES:
+    elif is_tiff(path):
         rasterio = _rasterio()
         with rasterio.Env(GDAL_CACHEMAX=_CACHE):
             try:
@@ -201,7 +206,7 @@ def write_labels(path: Path, raster: Raster, palette: Sequence[Sequence[int]]) -
         UserError: If the file cannot be written.
     """
     path = check_labels_path(path)
-    writer = _tiff_labels if path.suffix.lower() in TIFF_SUFFIXES else _png_labels
+    writer = _tiff_labels if is_tiff(path) else _png_labels
     try:
         with atomic_path(path) as temporary, writer(temporary, raster, palette) as labels:
             yield labels
@@ -253,7 +258,7 @@ def _tiff_labels(path: Path, raster: Raster, palette: Sequence[Sequence[int]]) -
 def _png_labels(path: Path, raster: Raster, palette: Sequence[Sequence[int]]) -> Iterator[LabelWriter]:
     labels = np.zeros(raster.size, np.uint8)
     yield _ArrayLabels(labels)
-    image = Image.fromarray(labels, 'P')
+    image = Image.fromarray(labels)
     image.putpalette(np.asarray(palette, np.uint8).tobytes())
     image.save(path)
 

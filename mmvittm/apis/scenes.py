@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..fileio import atomic_path
-from .rasters import Raster, Window, check_labels_path, open_raster, write_labels
+from .rasters import Raster, Window, check_labels_path, is_tiff, open_raster, write_labels
 from .streaming import DEFAULT_CHUNK, Scene, SceneModel, padded_size, read_normalized, track
 
 MODES = ('whole', 'slide')
@@ -57,7 +57,11 @@ def predict_scene(
     if Path(labels).resolve() == Path(image).resolve():
         raise UserError(f'the labels would replace the image {image}: choose another path')
     with open_raster(image) as raster, torch.inference_mode():
-        predictions = _whole(model, raster, memory, progress) if mode == 'whole' else _slide(model, raster, progress)
+        if mode == 'whole':
+            held = raster.resident + (0 if is_tiff(labels) else raster.size[0] * raster.size[1])
+            predictions = _whole(model, raster, memory, held, progress)
+        else:
+            predictions = _slide(model, raster, progress)
         # preview first: it is complete only if the labels are
         with _write_preview(preview, raster, palette) as painting, write_labels(labels, raster, palette) as writer:
             for window, classes in predictions:
@@ -67,14 +71,14 @@ def predict_scene(
 
 
 def _whole(
-    model: EncoderDecoder, raster: Raster, memory: float | None, progress: Progress | None
+    model: EncoderDecoder, raster: Raster, memory: float | None, held: int, progress: Progress | None
 ) -> Iterator[tuple[Window, np.ndarray]]:
-    """Yield the labels of windows that cover the image, as of the whole image in one pass."""
+    """Yield the labels of windows that cover the image, as of the whole image in one pass.
+
+    Image and labels hold ``held`` bytes of the memory limit.
+    """
     scene_model = SceneModel(model)
-    chunk = DEFAULT_CHUNK
-    if memory is not None:
-        height, width = raster.size
-        chunk = scene_model.chunk_within(memory, raster.size, raster.resident + height * width)
+    chunk = DEFAULT_CHUNK if memory is None else scene_model.chunk_within(memory, raster.size, held)
     scene = Scene(scene_model, raster, chunk, progress)
     for window in track(progress, scene.windows(), 'decoding windows'):
         yield window, _classes(model, scene.logits(window))
