@@ -46,12 +46,12 @@ clean:
 # An environment is updated when its requirements change; `make clean` first for a fresh one.
 $(VENV)/.installed: pyproject.toml requirements/tested.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint requirements/tested.txt --editable '.[onedl,demo,deploy,tests]'
+	$(BIN)/pip install --quiet --constraint requirements/tested.txt --editable '.[onedl,demo,deploy,scenes,tests]'
 	touch $@
 
 $(UPSTREAM)/.installed: pyproject.toml requirements/upstream.txt
 	test -d $(UPSTREAM) || $(PYTHON) -m venv $(UPSTREAM)
 	$(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt numpy setuptools wheel ninja psutil torch torchvision
 	MMCV_WITH_OPS=1 MAX_JOBS=2 $(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt --no-build-isolation mmcv
-	$(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt --no-build-isolation --editable '.[openmmlab,demo,tests]'
+	$(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt --no-build-isolation --editable '.[openmmlab,demo,scenes,tests]'
 	touch $@

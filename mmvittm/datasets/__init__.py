@@ -2,7 +2,7 @@ from .blue_marble import BlueMarbleDataset
 from .camvid import CamVidDataset
 from .digit_scenes import DigitScenesDataset, MakeDigitScene
 from .seeded import SeededDataset, SeededSampler
-from .transforms import CheckLabels
+from .transforms import CheckLabels, RandomRoll
 from .unreadable_files import UnreadableFileGuard
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     'CheckLabels',
     'DigitScenesDataset',
     'MakeDigitScene',
+    'RandomRoll',
     'SeededDataset',
     'SeededSampler',
     'UnreadableFileGuard',

@@ -55,3 +55,33 @@ class CheckLabels(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(num_classes={self.num_classes}, ignore_index={self.ignore_index})'
+
+
+@TRANSFORMS.register_module()
+class RandomRoll(BaseTransform):
+    """Roll image and labels by a random number of columns, for maps of a whole globe, which are periodic in longitude.
+
+    Required and modified keys:
+
+    - img (np.ndarray): Image ``(H, W, 3)``.
+    - gt_seg_map (np.ndarray): Label map ``(H, W)``.
+
+    Args:
+        prob (float): Probability of rolling.
+    """
+
+    def __init__(self, prob: float = 1.0) -> None:
+        if not 0 <= prob <= 1:
+            raise UserError(f'RandomRoll needs a probability between 0 and 1, not {prob!r}')
+        self.prob = prob
+
+    def transform(self, results: dict) -> dict:
+        """Roll ``img`` and ``gt_seg_map``."""
+        if np.random.rand() < self.prob:
+            shift = np.random.randint(results['img'].shape[1])
+            for key in ('img', 'gt_seg_map'):
+                results[key] = np.roll(results[key], shift, 1)
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(prob={self.prob})'

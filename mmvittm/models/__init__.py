@@ -1,6 +1,6 @@
 from .backbones.vittm import ViTTM
 from .fusions import AddEraseFusion, AddFusion, EraseFusion
-from .heads import ViTTMClsHead
+from .heads import PixelShuffleHead, ViTTMClsHead
 from .memory_blocks import MemoryBlock, MemoryConvNeXt, MemoryMLP
 from .rw_heads import CrossAttention, DynaMixer, LatentAttention, LatentCrossAttention, LinearAttention, TokenLearner
 from .streams import Streams
@@ -20,6 +20,7 @@ __all__ = [
     'MemoryConvNeXt',
     'MemoryMLP',
     'PatchTokens',
+    'PixelShuffleHead',
     'PooledTokens',
     'Streams',
     'TokenLearner',

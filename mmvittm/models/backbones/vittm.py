@@ -71,9 +71,9 @@ class ViTTMLayer(BaseModule):
         process = self.write_norm(self.vit_block(process))
         if not write:
             return Streams(process, memory)
-        return Streams(process, self._write(memory, lambda query: self.write_head(process, query), write_fusion))
+        return Streams(process, self.write(memory, lambda query: self.write_head(process, query), write_fusion))
 
-    def _write(self, memory: Tensor, head: Callable[[Tensor], Tensor], write_fusion: Fusion) -> Tensor:
+    def write(self, memory: Tensor, head: Callable[[Tensor], Tensor], write_fusion: Fusion) -> Tensor:
         """Write to memory tokens ``(B, N, C)``; ``head`` computes the update of its queries."""
         skip = self.write_norm(memory)
         memory = self.memory_block.before_write(skip)
@@ -103,7 +103,7 @@ class ViTTMLayer(BaseModule):
             return self.read_head.summarize(self.read_norm(chunk))
 
         def write_to(chunk: Tensor) -> Tensor:
-            return self._write(self.read_norm(chunk), head, write_fusion)
+            return self.write(self.read_norm(chunk), head, write_fusion)
 
         process = self.read_norm(process)
         memory = self.read_head.merge([_checkpointed(read, chunk) for chunk in chunks])

@@ -1,5 +1,6 @@
-"""Classification heads."""
+"""Classification and decode heads."""
 
+from .pixel_shuffle_head import PixelShuffleHead
 from .vittm_cls_head import ViTTMClsHead
 
-__all__ = ['ViTTMClsHead']
+__all__ = ['PixelShuffleHead', 'ViTTMClsHead']

@@ -1,0 +1,323 @@
+"""A segmentor on a whole scene, whose activations and logits are never whole in memory.
+
+The process tokens of a ViTTM with a fixed process grid do not grow with the image, and memory tokens never attend to
+each other. So one pass over the image embeds it band by band and runs the blocks chunk by chunk; it keeps the process
+tokens of every block. Given these, the memory after every block is a function of the patch alone, so a second pass
+recomputes the maps of any window from its pixels and decodes them. The state between is one copy of the memory tokens.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmseg.models import EncoderDecoder
+from mmseg.models.segmentors import CascadeEncoderDecoder
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..models import PatchTokens, ViTTM
+from ..models.streams import tokens_to_map
+from .locality import measure_locality
+from .rasters import Raster, Window
+
+DEFAULT_CHUNK = 80**2  # tokens
+_LEAST_CHUNK = 16**2
+_TILE = 16  # windows begin at multiples of as many tokens, so that they share few tiles of a TIFF
+
+
+class SceneModel:
+    """A segmentor with the limits that whole scenes put on it.
+
+    Args:
+        model (EncoderDecoder): With a ViTTM whose memory is ``PatchTokens`` and whose process grid is fixed, and a
+            convolutional decode head.
+
+    Raises:
+        UserError: If the model cannot run on a scene in parts.
+    """
+
+    def __init__(self, model: EncoderDecoder) -> None:
+        _check(model)
+        self.model = model
+        self.backbone: ViTTM = model.backbone
+        self.patch = self.backbone.memory_embed.patch_size
+        self.depth = max(self.backbone.out_indices) + 1
+        self.outputs = tuple(zip(self.backbone.out_indices, self.backbone.out_stream, strict=True))
+        channels = [self.backbone.embed_dims * (2 if stream == 'concat' else 1) for _, stream in self.outputs]
+        self.decoder = [model.neck, model.decode_head] if model.with_neck else [model.decode_head]
+        self.locality = measure_locality(self.decoder, _decode, channels)
+
+    def decode(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """Run neck and decode head on maps ``(1, C, H, W)``; return logits ``(1, K, h, w)``."""
+        return _decode(self.decoder, maps)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that a window needs per token, rounded up generously."""
+        pixels = self.patch[0] * self.patch[1]
+        logits = 3 * self.model.out_channels * pixels
+        return 4 * (8 * self.backbone.embed_dims + 3 * 3 * pixels + self.locality.floats + logits)
+
+    def state_bytes(self, size: tuple[int, int]) -> int:
+        """Bytes of the memory tokens of a scene of ``size`` pixels."""
+        tokens = -(-size[0] // self.patch[0]) * -(-size[1] // self.patch[1])
+        return 4 * tokens * self.backbone.embed_dims
+
+    def chunk_within(self, limit: float, size: tuple[int, int], resident: int) -> int:
+        """Return the number of tokens of a chunk that fits into a memory limit.
+
+        Args:
+            limit (float): Bytes, for everything but the model and the libraries.
+            size (tuple[int, int]): Height and width of the scene in pixels.
+            resident (int): Bytes that image and labels take all the time.
+
+        Raises:
+            UserError: If not even a small chunk fits.
+        """
+        fixed = resident + self.state_bytes(size)
+        least = max(_LEAST_CHUNK, (2 * self.locality.halo + 2 * self.locality.align) ** 2)
+        chunk = int((limit - fixed) // self.bytes_per_token)
+        if chunk < least:
+            needed = (fixed + least * self.bytes_per_token) / 1e9
+            raise UserError(
+                f'a scene of {size[0]}×{size[1]} pixels needs {needed:.2g} GB, more than the memory limit of '
+                f'{limit / 1e9:.2g} GB: raise the limit, or slide over the scene'
+            )
+        return min(chunk, DEFAULT_CHUNK)
+
+
+def _decode(modules: Iterable[nn.Module], maps: Any) -> Tensor:
+    for module in modules:
+        maps = module(maps)
+    return maps
+
+
+def _check(model: EncoderDecoder) -> None:
+    if not isinstance(model, EncoderDecoder) or isinstance(model, CascadeEncoderDecoder):
+        raise UserError(f'a {type(model).__name__} cannot segment a scene in one pass: use an EncoderDecoder')
+    backbone = model.backbone
+    if not isinstance(backbone, ViTTM):
+        raise UserError(f'a {type(backbone).__name__} cannot see a scene in one pass: use a ViTTM, or slide over it')
+    layer = backbone.layers[0]
+    problems = {
+        'memory_embed must be PatchTokens': not isinstance(backbone.memory_embed, PatchTokens),
+        'process_embed must have a fixed grid (PooledTokens or LearnedTokens)': backbone.process_embed.from_image,
+        f'{type(layer.write_head).__name__} takes one number of tokens only': layer.write_head.fixed_tokens,
+        f'{type(backbone.write_fusion).__name__} takes one number of tokens only': backbone.write_fusion.fixed_tokens,
+        f'{type(layer.memory_block).__name__} mixes memory tokens': not layer.memory_block.per_token,
+        'out_stream must be memory or concat': not {'memory', 'concat'}.issuperset(backbone.out_stream),
+        'the decode head must have align_corners=False': model.align_corners,
+    }
+    if problem := next((problem for problem, found in problems.items() if found), None):
+        raise UserError(f'this model cannot see a scene in one pass: {problem}; change the config, or slide over it')
+
+
+class Scene:
+    """A scene as a :class:`SceneModel` sees it whole.
+
+    Args:
+        model (SceneModel): The model, in eval mode.
+        raster (Raster): The image.
+        chunk (int): Tokens that are computed at a time.
+        progress (Progress, optional): Shows the first pass.
+
+    Raises:
+        UserError: If the image is smaller than a patch, or its file is damaged.
+    """
+
+    def __init__(
+        self, model: SceneModel, raster: Raster, chunk: int = DEFAULT_CHUNK, progress: Progress | None = None
+    ) -> None:
+        self.model = model
+        self.raster = raster
+        self.chunk = chunk
+        patch = model.patch
+        if raster.size[0] < patch[0] or raster.size[1] < patch[1]:
+            raise UserError(
+                f'a scene of {raster.size[0]}×{raster.size[1]} pixels is smaller than a patch of {patch[0]}×{patch[1]} '
+                'pixels: enlarge it'
+            )
+        self.padded = padded_size(model.model, raster)
+        self.grid = tuple(-(-side // step) for side, step in zip(self.padded, patch, strict=True))
+        embed = model.backbone.memory_embed
+        self._positions = embed.pos_embed.detach().unflatten(1, embed.grid)[0]
+        self._resample = [
+            _resampling(source, target).to(self._positions)
+            for source, target in zip(embed.grid, self.grid, strict=True)
+        ]
+        with torch.inference_mode():
+            self._run(progress)
+
+    def _run(self, progress: Progress | None) -> None:
+        """Run all blocks on the memory in chunks; keep the process tokens after each."""
+        backbone, (rows, columns) = self.model.backbone, self.grid
+        pooling = [
+            _pooling(tokens, cells).to(self._positions)
+            for tokens, cells in zip(self.grid, backbone.process_embed.grid, strict=True)
+        ]
+        pooled = 0
+        chunks = []
+        step = max(1, self.chunk // columns)
+        for top in track(progress, range(0, rows, step), 'embedding the image'):
+            band = range(top, min(top + step, rows))
+            tokens = self._embed(band, range(columns))
+            band_map = tokens[0].unflatten(0, (len(band), columns))
+            pooled = pooled + torch.einsum('rwc,rg,wh->cgh', band_map, pooling[0][band], pooling[1])
+            chunks.append(tokens)
+        process, _ = backbone.process_embed(pooled[None])
+        self.process = []
+        for index in track(progress, range(self.model.depth), 'running the blocks'):
+            process = backbone.layers[index].forward_chunks(
+                process, chunks, backbone.read_fusion, backbone.write_fusion, write=index + 1 < self.model.depth
+            )
+            self.process.append(process)
+
+    def _embed(self, rows: range, columns: range) -> Tensor:
+        """Return the memory tokens ``(1, N, C)`` of a part of the grid before the first block."""
+        patch = self.model.patch
+        part = Window(rows.start * patch[0], columns.start * patch[1], len(rows) * patch[0], len(columns) * patch[1])
+        pixels = read_normalized(self.model.model, self.raster, part)
+        tokens, _ = self.model.backbone.memory_embed.patches(pixels)
+        row_weights, column_weights = self._resample[0][_slice(rows)], self._resample[1][_slice(columns)]
+        positions = torch.einsum(
+            'ws,rsc->rwc', column_weights, torch.einsum('rs,stc->rtc', row_weights, self._positions)
+        )
+        return tokens + positions.flatten(0, 1)
+
+    def maps(self, rows: range, columns: range) -> tuple[Tensor, ...]:
+        """Compute the backbone's outputs for a part of the grid.
+
+        Args:
+            rows (range): Rows of tokens.
+            columns (range): Columns of tokens.
+
+        Returns:
+            tuple[Tensor, ...]: Maps ``(1, C, rows, columns)``, or ``(1, 2C, …)`` for the stream 'concat'.
+        """
+        backbone = self.model.backbone
+        memory, after = self._embed(rows, columns), {}
+        for index, process in enumerate(self.process):
+            layer = backbone.layers[index]
+            write_head = partial(layer.write_head.update, layer.write_head.summarize(process))
+            memory = layer.write(layer.read_norm(memory), write_head, backbone.write_fusion)
+            if index in backbone.out_indices:
+                after[index] = tokens_to_map(memory, (len(rows), len(columns)))
+        return tuple(
+            torch.cat([self._process_map(index, rows, columns), after[index]], 1)
+            if stream == 'concat'
+            else after[index]
+            for index, stream in self.model.outputs
+        )
+
+    def _process_map(self, index: int, rows: range, columns: range) -> Tensor:
+        process = tokens_to_map(self.process[index], self.model.backbone.process_embed.grid)
+        for dim, part, total in ((2, rows, self.grid[0]), (3, columns, self.grid[1])):
+            process = interpolate(process, dim, part, process.shape[dim] / total, 0)
+        return process
+
+    def logits(self, window: Window) -> Tensor:
+        """Compute the logits ``(1, K, height, width)`` of a window, which lies in the image."""
+        upscale = self.model.locality.upscale
+        starts, stops = window[:2], (window.top + window.height, window.left + window.width)
+        scales = [tokens * upscale / pixels for tokens, pixels in zip(self.grid, self.padded, strict=True)]
+        parts = [
+            self._tokens_of(start, stop, scale, total)
+            for start, stop, scale, total in zip(starts, stops, scales, self.grid, strict=True)
+        ]
+        logits = self.model.decode(self.maps(*parts))
+        for dim in (0, 1):
+            part = range(starts[dim], stops[dim])
+            logits = interpolate(logits, dim + 2, part, scales[dim], parts[dim].start * upscale)
+        return logits
+
+    def _tokens_of(self, start: int, stop: int, scale: float, total: int) -> range:
+        """Return the tokens along one axis that the logits of pixels ``start`` … ``stop`` depend on."""
+        _, align, halo, _ = self.model.locality
+        upscale = self.model.locality.upscale
+        first = max(0, int((start + 0.5) * scale - 0.5) // upscale - halo) // align * align
+        last = -(-(int((stop - 0.5) * scale - 0.5) // upscale + 2 + halo) // align) * align
+        return range(first, min(last, total))
+
+    def windows(self) -> list[Window]:
+        """Return windows that cover the image, row by row; each has at most ``chunk`` tokens with its halo."""
+        around = 2 * (self.model.locality.halo + self.model.locality.align) + 2
+        side = max(int(self.chunk**0.5) - around, 1)
+        side = max(side // _TILE * _TILE, min(side, _TILE))
+        height, width = (side * step for step in self.model.patch)
+        return [
+            Window(top, left, min(height, self.raster.size[0] - top), min(width, self.raster.size[1] - left))
+            for top in range(0, self.raster.size[0], height)
+            for left in range(0, self.raster.size[1], width)
+        ]
+
+
+def padded_size(model: EncoderDecoder, raster: Raster) -> tuple[int, int]:
+    """Return height and width of the image after the padding of the model's data preprocessor."""
+    divisor = (model.data_preprocessor.test_cfg or {}).get('size_divisor') or 1
+    return tuple(-(-side // divisor) * divisor for side in raster.size)
+
+
+def read_normalized(model: EncoderDecoder, raster: Raster, window: Window) -> Tensor:
+    """Read the input ``(1, 3, height, width)`` of a window, which may reach over the image's end; that is padded."""
+    preprocessor, device = model.data_preprocessor, next(model.parameters()).device
+    height = min(window.height, raster.size[0] - window.top)
+    width = min(window.width, raster.size[1] - window.left)
+    if height <= 0 or width <= 0:
+        return torch.full((1, 3, window.height, window.width), float(preprocessor.pad_value), device=device)
+    image = raster.read(Window(window.top, window.left, height, width))
+    if not preprocessor._channel_conversion:  # of what LoadImageFromFile reads as BGR
+        image = image[..., ::-1]
+    pixels = torch.tensor(image.copy(), device=device).permute(2, 0, 1).float()
+    if preprocessor._enable_normalize:
+        pixels = (pixels - preprocessor.mean) / preprocessor.std
+    return F.pad(pixels[None], (0, window.width - width, 0, window.height - height), value=preprocessor.pad_value)
+
+
+def interpolate(x: Tensor, dim: int, part: range, scale: float, offset: int) -> Tensor:
+    """Resize one axis of ``x`` bilinearly, as ``F.interpolate`` without ``align_corners``, in part.
+
+    Args:
+        x (Tensor): Part of the input.
+        dim (int): The axis.
+        part (range): Indices of the output to compute.
+        scale (float): Length of the whole input divided by that of the whole output.
+        offset (int): Index of the first element of ``x`` in the whole input.
+
+    Returns:
+        Tensor: ``x`` with ``len(part)`` elements along ``dim``. Where ``x`` ends, its last element is repeated.
+    """
+    index = torch.arange(part.start, part.stop, dtype=torch.float64, device=x.device)
+    position = ((index + 0.5) * scale - 0.5).clamp_min(0) - offset
+    low = position.floor().long().clamp(0, x.shape[dim] - 1)
+    high = (low + 1).clamp_max(x.shape[dim] - 1)
+    weight = (position - low).to(x.dtype).reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
+    return torch.lerp(x.index_select(dim, low), x.index_select(dim, high), weight)
+
+
+def _resampling(source: int, target: int) -> Tensor:
+    """Return the matrix ``(target, source)`` of ``resample_pos_embed`` along one axis."""
+    identity = torch.eye(source)
+    if source == target:
+        return identity
+    size = target, source
+    return F.interpolate(identity[None, None], size=size, mode='bicubic', align_corners=False, antialias=True)[0, 0]
+
+
+def _pooling(tokens: int, cells: int) -> Tensor:
+    """Return the matrix ``(tokens, cells)`` of ``F.adaptive_avg_pool2d`` along one axis."""
+    starts = torch.arange(cells) * tokens // cells
+    stops = -(-(torch.arange(cells) + 1) * tokens // cells)
+    index = torch.arange(tokens)[:, None]
+    return ((index >= starts) & (index < stops)) / (stops - starts)
+
+
+def _slice(part: range) -> slice:
+    return slice(part.start, part.stop)
+
+
+def track(progress: Progress | None, items: Sequence, description: str) -> Iterable:
+    """Return ``items``, whose iteration ``progress`` shows if there is one."""
+    return items if progress is None else progress.track(items, description=description)

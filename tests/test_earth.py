@@ -1,0 +1,216 @@
+"""The Earth as one scene: the converter's folds, rolling, the decode head, and the configs."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers.deployment import ROOT, call_tool
+from helpers.tiny import ARCH, one_thread  # noqa: F401  (a fixture)
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS, TRANSFORMS
+from PIL import Image
+
+import mmvittm
+from mmvittm.apis.config import build_model, load_config
+from mmvittm.datasets import BlueMarbleDataset
+from mmvittm.errors import UserError
+from mmvittm.registry import MODELS
+
+CONFIGS = sorted((mmvittm.configs_dir() / 'vittm').glob('*_earth-*.py'))
+FOLD = 4
+
+
+@pytest.fixture(scope='module')
+def converter():
+    folder = str(ROOT / 'tools' / 'dataset_converters')
+    sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location('blue_marble_scene', f'{folder}/blue_marble_scene.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path.remove(folder)
+    return module
+
+
+@pytest.fixture(scope='module')
+def earth(run_tool, tmp_path_factory):
+    out = tmp_path_factory.mktemp('data') / 'blue_marble_scene'
+    done = run_tool('dataset_converters/blue_marble_scene.py', out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def read(path):
+    return np.asarray(Image.open(path))
+
+
+def test_folds_hold_the_labels_out(converter):
+    labels = np.random.default_rng(0).integers(0, 6, (600, 5400), np.uint8)
+    training, held_out = converter.fold_labels(labels, [(0, 1), (1, 1), (1, 7), (0, 2)], fold=1)
+    held_columns = np.isin(np.arange(5400) // 300, (1, 7, 13))
+    assert (training[:, held_columns] == 255).all()
+    np.testing.assert_array_equal(training[:, ~held_columns], labels[:, ~held_columns])
+    tiles = np.zeros(labels.shape, bool)
+    tiles[:600, 300:600] = tiles[300:, 2100:2400] = True
+    np.testing.assert_array_equal(held_out, np.where(tiles, labels, 255))
+
+
+def test_scores_are_on_the_pixels_of_the_tiles(earth, blue_marble):
+    """Same images and labels as those that models of tiles are evaluated on, and nothing else."""
+    image = read(earth / 'images' / 'earth.png')
+    held_out = read(earth / 'annotations' / f'fold{FOLD}' / 'held_out' / 'earth.png')
+    tiles = DATASETS.build(
+        dict(type='mmvittm.BlueMarbleDataset', data_root=str(blue_marble), fold=FOLD, held_out=True, pipeline=[],
+             data_prefix=dict(img_path='images', seg_map_path='annotations'))
+    )  # fmt: skip
+    assert len(tiles) > 20
+    rest = held_out.copy()
+    for tile in tiles:
+        row, column = (int(part[1:]) * 300 for part in tile['img_path'][:-4].rpartition('/')[2].split('_'))
+        part = slice(row, row + 300), slice(column, column + 300)
+        np.testing.assert_array_equal(image[part], read(tile['img_path']))
+        np.testing.assert_array_equal(held_out[part], read(tile['seg_map_path']))
+        rest[part] = 255
+    assert (rest == 255).all()
+
+
+def test_converter_keeps_a_complete_scene(earth, run_tool):
+    done = run_tool('dataset_converters/blue_marble_scene.py', earth)
+    assert done.returncode == 0
+    assert 'is already complete' in done.stdout
+
+
+@pytest.mark.parametrize('name', ['notes.txt', 'images/training/r0_c00.png'])
+def test_converter_replaces_nothing_else(run_tool, tmp_path, name):
+    path = tmp_path / 'data' / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    done = run_tool('dataset_converters/blue_marble_scene.py', tmp_path / 'data', '--overwrite')
+    assert done.returncode == 1
+    assert 'holds other files than a Blue Marble scene' in done.stderr
+    assert path.exists()
+
+
+def test_image_and_labels_roll_alike():
+    roll = TRANSFORMS.build(dict(type='mmvittm.RandomRoll'))
+    labels = np.arange(24, dtype=np.uint8).reshape(2, 12)
+    shifts = set()
+    for _ in range(40):
+        out = roll(dict(img=np.stack([labels] * 3, 2), gt_seg_map=labels))
+        np.testing.assert_array_equal(out['img'][..., 1], out['gt_seg_map'])
+        shift = int(out['gt_seg_map'][0].argmin())  # where column 0 is now
+        np.testing.assert_array_equal(out['gt_seg_map'], np.roll(labels, shift, 1))
+        shifts.add(shift)
+    assert len(shifts) > 6
+
+
+def test_rolling_can_be_rare():
+    roll = TRANSFORMS.build(dict(type='mmvittm.RandomRoll', prob=0.0))
+    labels = np.arange(24).reshape(2, 12)
+    assert (roll(dict(img=labels, gt_seg_map=labels))['img'] == labels).all()
+    with pytest.raises(UserError, match='a probability between 0 and 1, not 2'):
+        TRANSFORMS.build(dict(type='mmvittm.RandomRoll', prob=2))
+
+
+def head(**options):
+    cfg = dict(
+        type='mmvittm.PixelShuffleHead', in_channels=[8, 8], in_index=[0, 1], channels=4, token_channels=16, upscale=3,
+        num_classes=5, dropout_ratio=0.0, loss_decode=dict(type='mmseg.CrossEntropyLoss'),
+    )  # fmt: skip
+    return MODELS.build(cfg | options)
+
+
+def test_each_token_becomes_a_block_of_logits():
+    torch.manual_seed(0)
+    net = head().eval()
+    x = torch.randn(1, 8, 6, 7)
+    logits = net([x, x])
+    assert logits.shape == (1, 5, 18, 21)
+    x = x.clone()
+    x[..., 0, 0] += 1
+    changed = (net([x, x]) != logits).any(1)[0].nonzero()
+    assert changed.max() == 6, 'a token and its neighbours are 6×6 logits, and the last convolution adds one'
+
+
+def test_every_parameter_of_the_head_gets_a_gradient():
+    net = head()
+    net([torch.randn(1, 8, 6, 7), torch.randn(1, 8, 6, 7)]).square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in net.parameters())
+
+
+def test_the_head_keeps_pytorchs_initialisation():
+    torch.manual_seed(0)
+    net = head(channels=64)
+    before = net.conv_seg.weight.detach().clone()
+    net.init_weights()
+    assert torch.equal(net.conv_seg.weight, before)
+    assert before.std().item() == pytest.approx((1 / 64 / 3) ** 0.5, rel=0.1)  # mmseg's own would be 0.01
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_config_trains_a_step(path, earth, monkeypatch):
+    """On the real data, with a tiny backbone and a sixteenth of the tokens."""
+    monkeypatch.setenv('BLUE_MARBLE_FOLD', str(FOLD))
+    cfg = load_config(path)
+    init_default_scope('mmseg')
+    dataset = cfg.train_dataloader.dataset
+    for step in dataset.pipeline:
+        if step.type == 'Resize':
+            step.scale = (672, 336)
+    train = DATASETS.build(dataset | dict(data_root=str(earth)))
+    sample = train[0]
+    labels = sample['data_samples'].gt_sem_seg.data[0].numpy()
+    assert labels.shape == (336, 672)
+    assert set(np.unique(labels)) == {0, 1, 2, 3, 4, 5, 255}
+    assert (labels == 255).mean() > 1 / 6
+    cfg.model.backbone.arch = ARCH | dict(num_layers=12)
+    cfg.model.decode_head.in_channels = [16] * 4
+    cfg.model.data_preprocessor.size = (336, 672)
+    net = build_model(cfg)
+    net.init_weights()
+    data = net.data_preprocessor(dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']]), True)
+    loss = net.loss(**data)['decode.loss_ce']
+    loss.backward()
+    assert loss.item() == pytest.approx(np.log(6), abs=0.7)
+    missing = [name for name, p in net.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert not missing
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_config_evaluates_at_full_size(path, earth, monkeypatch):
+    monkeypatch.setenv('BLUE_MARBLE_FOLD', str(FOLD))
+    cfg = load_config(path)
+    init_default_scope('mmseg')
+    sample = DATASETS.build(cfg.test_dataloader.dataset | dict(data_root=str(earth)))[0]['data_samples']
+    assert sample.ori_shape == sample.gt_sem_seg.shape == (2700, 5400)
+    expected = read(earth / 'annotations' / f'fold{FOLD}' / 'held_out' / 'earth.png')
+    np.testing.assert_array_equal(sample.gt_sem_seg.data[0].numpy(), expected)
+
+
+# The figure
+
+
+def test_figure_of_the_earth(earth, tmp_path, monkeypatch):
+    config = tmp_path / 'config.py'
+    loader = f'dict(dataset=dict(data_root={str(earth)!r}))'
+    config.write_text(
+        f"""_base_ = {str(CONFIGS[0])!r}
+train_dataloader = test_dataloader = {loader}
+arch = {ARCH | dict(num_layers=12, _delete_=True)}
+model = dict(backbone=dict(arch=arch), decode_head=dict(in_channels=[16] * 4))
+"""
+    )
+    model = build_model(load_config(config))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
+    call_tool(monkeypatch, 'earth.py', config, tmp_path / 'model.pth', '--out', tmp_path / 'earth.png')
+    figure = read(tmp_path / 'earth.png')
+    labels = figure[figure.shape[0] // 3 : 2 * figure.shape[0] // 3, :, :3].reshape(-1, 3)
+    for name, colour in zip(*BlueMarbleDataset.METAINFO.values(), strict=True):
+        assert (labels == colour).all(1).mean() > 1e-3, name
+
+
+def test_figure_of_another_config(tmp_path, monkeypatch):
+    config = mmvittm.configs_dir() / 'vittm' / 'vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
+    with pytest.raises(UserError, match='does not train on the Earth as one scene'):
+        call_tool(monkeypatch, 'earth.py', config, tmp_path / 'model.pth')

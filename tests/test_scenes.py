@@ -1,0 +1,439 @@
+"""Segmentation of scenes in parts: the numbers of the whole, files read and written in windows, and bad input."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.deployment import photograph
+from helpers.tiny import ARCH, one_thread, randomize  # noqa: F401  (a fixture)
+from mmengine.config import Config
+from mmseg.structures import SegDataSample
+from PIL import Image
+
+from mmvittm.apis.config import build_model
+from mmvittm.apis.locality import measure_locality
+from mmvittm.apis.rasters import ArrayRaster, Window, open_raster
+from mmvittm.apis.scenes import predict_scene
+from mmvittm.apis.streaming import Scene, SceneModel, interpolate
+from mmvittm.benchmark.profiling import peak_memory
+from mmvittm.errors import UserError
+
+rasterio = pytest.importorskip('rasterio')
+pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+
+PALETTE = [(0, 0, 255), (0, 128, 0), (255, 255, 255)]
+SHUFFLE = dict(type='mmvittm.PixelShuffleHead', channels=4, token_channels=8, upscale=2)
+FPN_NECK = dict(type='Feature2Pyramid', embed_dim=16, rescales=[4, 2, 1, 0.5], norm_cfg=dict(type='BN'))
+FPN = dict(type='FPNHead', feature_strides=[1, 2, 4, 8], channels=8, norm_cfg=dict(type='BN'))
+
+
+def config(head=SHUFFLE, outputs=2, stream='memory', divisor=4, neck=None, **backbone):
+    channels = 32 if stream == 'concat' else 16
+    decode_head = dict(
+        in_channels=[channels] * outputs, in_index=list(range(outputs)), num_classes=3, dropout_ratio=0.0,
+        align_corners=False, loss_decode=dict(type='CrossEntropyLoss'),
+    )  # fmt: skip
+    backbone = dict(
+        type='mmvittm.ViTTM', arch=ARCH | dict(num_layers=4), img_size=(32, 48),
+        memory_embed=dict(type='PatchTokens', patch_size=4), process_embed=dict(type='PooledTokens', grid=(3, 5)),
+        rw_head=dict(type='LinearAttention', latent_ratio=2), out_indices=tuple(range(4 - outputs, 4)),
+        out_stream=stream,
+    ) | backbone  # fmt: skip
+    preprocessor = dict(
+        type='SegDataPreProcessor', mean=[120.0, 115.0, 100.0], std=[58.0, 57.0, 56.0], bgr_to_rgb=True,
+        test_cfg=dict(size_divisor=divisor) if divisor else None,
+    )  # fmt: skip
+    model = dict(
+        type='EncoderDecoder', data_preprocessor=preprocessor, backbone=backbone, decode_head=decode_head | head,
+        test_cfg=dict(mode='whole'),
+    )  # fmt: skip
+    return Config(dict(default_scope='mmseg', model=model | (dict(neck=neck) if neck else {})))
+
+
+def model(**options):
+    return randomize(build_model(config(**options))).eval()
+
+
+def whole_logits(model, image):
+    """Logits and labels ``(K, H, W)``, ``(H, W)`` of mmseg's own prediction."""
+    inputs = torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).copy())  # BGR, as LoadImageFromFile reads it
+    meta = dict(ori_shape=image.shape[:2], img_shape=image.shape[:2])
+    data = dict(inputs=[inputs], data_samples=[SegDataSample(metainfo=meta)])
+    with torch.no_grad():
+        result = model.test_step(data)[0]
+    return result.seg_logits.data, result.pred_sem_seg.data[0].numpy()
+
+
+def streamed_logits(model, image, chunk):
+    with torch.inference_mode():
+        scene = Scene(SceneModel(model), ArrayRaster(image), chunk)
+        logits = torch.full((3, *image.shape[:2]), torch.nan)
+        windows = scene.windows()
+        for window in windows:
+            logits[(slice(None), *window.slices)] = scene.logits(window)[0]
+    return logits, len(windows)
+
+
+MODELS = {
+    'pixel shuffle': dict(),
+    'one map': dict(outputs=1),
+    'last block unused': dict(out_indices=(0, 2)),
+    'concat': dict(stream='concat'),
+    'learned process tokens': dict(process_embed=dict(type='LearnedTokens', grid=4)),
+    'memory MLP': dict(memory_block=dict(type='MemoryMLP', mlp_ratio=2)),
+    'cross attention': dict(rw_head=dict(type='CrossAttention')),
+    'feature pyramid': dict(outputs=4, head=FPN, neck=FPN_NECK),
+}
+SIZES = {'the trained size': (32, 48), 'a larger size': (128, 160), 'a size of broken patches': (101, 75)}
+# without the pyramid on broken patches: it resizes maps of odd sizes by uneven factors
+CASES = {
+    f'{name} at {size}': (MODELS[name], SIZES[size])
+    for name in MODELS
+    for size in SIZES
+    if (name, size) != ('feature pyramid', 'a size of broken patches')
+}
+
+
+@pytest.mark.parametrize(('options', 'size'), CASES.values(), ids=CASES)
+def test_windows_equal_the_whole(options, size):
+    net, image = model(**options), photograph(*size)
+    expected, _ = whole_logits(net, image)
+    logits, windows = streamed_logits(net, image, chunk=400)
+    assert windows > 1 or size == (32, 48)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize('divisor', [None, 3, 32])
+def test_other_paddings_than_whole_patches(divisor):
+    net, image = model(divisor=divisor), photograph(101, 70)
+    expected, _ = whole_logits(net, image)
+    logits, _ = streamed_logits(net, image, chunk=150)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_process_tokens_are_those_of_the_backbone():
+    net, image = model(stream='concat', outputs=4), photograph(64, 96)
+    with torch.inference_mode():
+        scene = Scene(SceneModel(net), ArrayRaster(image), chunk=50)
+        inputs = torch.from_numpy(image.transpose(2, 0, 1).copy())
+        pixels = (inputs - net.data_preprocessor.mean) / net.data_preprocessor.std
+        maps = scene.maps(range(16), range(24))
+        for ours, theirs in zip(maps, net.backbone(pixels[None]), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_halo_is_needed_and_enough():
+    """One token less of it changes the logits."""
+    net, image = model(), photograph(128, 160)
+    expected, _ = whole_logits(net, image)
+    with torch.inference_mode():
+        scene_model = SceneModel(net)
+        scene = Scene(scene_model, ArrayRaster(image), chunk=400)
+        for halo, equal in ((scene_model.locality.halo, True), (scene_model.locality.halo - 1, False)):
+            scene_model.locality = scene_model.locality._replace(halo=halo)
+            window = Window(41, 41, 40, 40)  # begins at the first row of logits of a token
+            assert torch.allclose(scene.logits(window)[0], expected[(slice(None), *window.slices)], atol=1e-4) == equal
+
+
+@pytest.mark.parametrize(
+    ('layers', 'expected'),
+    [
+        ([torch.nn.Conv2d(2, 3, 1)], (1, 1, 0)),
+        ([torch.nn.Conv2d(2, 3, 5, padding=2), torch.nn.Conv2d(3, 3, 3, padding=1)], (1, 1, 3)),
+        ([torch.nn.Conv2d(2, 3, 3, padding=1, dilation=1), torch.nn.Upsample(scale_factor=2)], (2, 1, 1)),
+        ([torch.nn.Conv2d(2, 12, 1), torch.nn.PixelShuffle(2), torch.nn.Conv2d(3, 3, 3, padding=1)], (2, 1, 1)),
+        ([torch.nn.MaxPool2d(2), torch.nn.Upsample(scale_factor=2)], (1, 2, 0)),
+        ([torch.nn.MaxPool2d(4), torch.nn.Conv2d(2, 2, 3, padding=1), torch.nn.Upsample(scale_factor=4)], (1, 4, 4)),
+    ],
+    ids=['pointwise', 'two convolutions', 'upsampled', 'pixel shuffle', 'pooled', 'pooled convolution'],
+)
+def test_locality(layers, expected):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(*layers)
+    locality = measure_locality([net], lambda modules, maps: modules[0](maps[0]), [2])
+    assert (locality.upscale, locality.align, locality.halo) == expected
+
+
+@pytest.mark.parametrize('layer', [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Softmax(dim=3)])
+def test_a_global_head_is_refused(layer):
+    def decode(modules, maps):
+        return maps[0] + modules[0](maps[0])
+
+    with pytest.raises(UserError, match='reads the whole scene for every pixel'):
+        measure_locality([layer], decode, [2])
+
+
+@pytest.mark.parametrize('size', [(7, 20), (20, 7), (33, 33)])
+def test_interpolation_in_parts(size):
+    x = torch.randn(1, 2, *size, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(x, (33, 41), mode='bilinear', align_corners=False)
+    parts = []
+    for rows in (range(15), range(15, 33)):
+        scale = size[0] / 33
+        low = max(0, int((rows.start + 0.5) * scale - 0.5))
+        part = interpolate(x[:, :, low:], 2, rows, scale, low)
+        parts.append(interpolate(part, 3, range(41), size[1] / 41, 0))
+    torch.testing.assert_close(torch.cat(parts, 2), expected)
+
+
+def test_windows_take_a_fraction_of_the_memory():
+    net, image = model(), photograph(1024, 1024)
+    scene_model = SceneModel(net)
+
+    def whole():
+        whole_logits(net, image)
+
+    def windows():
+        with torch.inference_mode():
+            scene = Scene(scene_model, ArrayRaster(image), chunk=1600)
+            for window in scene.windows():
+                scene.logits(window)
+
+    windows()  # libraries allocate once
+    taken = peak_memory(windows)
+    if taken is None:
+        pytest.skip('the system does not tell the peak')
+    assert peak_memory(whole) > 5 * taken
+
+
+# Files
+
+
+@pytest.fixture
+def scene_tif(tmp_path):
+    """A georeferenced TIFF of 120×200 pixels."""
+    path, image = tmp_path / 'scene.tif', photograph(120, 200)
+    transform = rasterio.transform.from_origin(7.0, 47.5, 0.001, 0.001)
+    profile = dict(driver='GTiff', height=120, width=200, count=3, dtype='uint8', tiled=True, blockxsize=64,
+                   blockysize=64, crs='EPSG:4326', transform=transform)  # fmt: skip
+    with rasterio.open(path, 'w', **profile) as file:
+        file.write(image.transpose(2, 0, 1))
+    return path
+
+
+@pytest.mark.parametrize('suffix', ['.tif', '.png'])
+@pytest.mark.parametrize('memory', [None, 269.5e6])
+def test_files_hold_the_labels_of_the_whole(scene_tif, tmp_path, suffix, memory):
+    net, out = model(), tmp_path / f'labels{suffix}'
+    predict_scene(net, scene_tif, out, PALETTE, memory=memory)
+    with rasterio.open(out) as file:
+        labels, colours = file.read(1), file.colormap(1)
+        if suffix == '.tif':
+            with rasterio.open(scene_tif) as scene:
+                assert (file.crs, file.transform) == (scene.crs, scene.transform)
+    _, expected = whole_logits(net, photograph(120, 200))
+    assert len(np.unique(expected)) == 3
+    assert (labels == expected).mean() > 0.9999
+    assert [colours[index][:3] for index in range(3)] == PALETTE
+
+
+def test_png_and_tiff_read_the_same(scene_tif, tmp_path):
+    Image.fromarray(photograph(120, 200)).save(tmp_path / 'scene.png')
+    with open_raster(scene_tif) as tif, open_raster(tmp_path / 'scene.png') as png:
+        assert tif.size == png.size == (120, 200)
+        window = Window(10, 20, 33, 44)
+        np.testing.assert_array_equal(tif.read(window), png.read(window))
+        np.testing.assert_array_equal(tif.read(window), photograph(120, 200)[10:43, 20:64])
+
+
+@pytest.mark.parametrize('shape', [(120, 200), (37, 64), (24, 30)])
+def test_slide_equals_mmseg(tmp_path, shape):
+    net, image = model(), photograph(*shape)
+    net.test_cfg = Config(dict(mode='slide', crop_size=(32, 48), stride=(20, 30)))
+    _, expected = whole_logits(net, image)
+    Image.fromarray(image).save(tmp_path / 'scene.png')
+    predict_scene(net, tmp_path / 'scene.png', tmp_path / 'labels.png', PALETTE, mode='slide')
+    assert (np.asarray(Image.open(tmp_path / 'labels.png')) == expected).mean() > 0.9999
+
+
+def test_preview_paints_every_step(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmvittm.apis.scenes.PREVIEW_SIDE', 50)
+    net, image = model(), photograph(121, 163)
+    Image.fromarray(image).save(tmp_path / 'scene.png')
+    paths = tmp_path / 'scene.png', tmp_path / 'labels.png'
+    predict_scene(net, *paths, PALETTE, memory=8e6, preview=tmp_path / 'preview.png')
+    labels = np.asarray(Image.open(tmp_path / 'labels.png'))
+    preview = np.asarray(Image.open(tmp_path / 'preview.png'))
+    expected = (np.array(PALETTE, np.uint16)[labels] + image) // 2
+    np.testing.assert_array_equal(preview, expected[::4, ::4])
+
+
+# Failures
+
+
+def write_tif(path, bands=3, dtype='uint8', size=64):
+    profile = dict(driver='GTiff', height=size, width=size, count=bands, dtype=dtype, compress='deflate')
+    with rasterio.open(path, 'w', **profile) as file:
+        file.write(np.random.default_rng(0).integers(0, 255, (bands, size, size)).astype(dtype))
+    return path
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-2000])
+    return path
+
+
+def png(path, array):
+    Image.fromarray(array).save(path)
+    return path
+
+
+BAD_IMAGES = {
+    'missing': (lambda tmp: tmp / 'none.tif', 'image not found'),
+    'another type': (lambda tmp: tmp / 'scene.gif', 'none of the types'),
+    'four bands': (lambda tmp: write_tif(tmp / 'a.tif', bands=4), 'has 4 bands of uint8, and 3 of uint8 are needed'),
+    'one band': (lambda tmp: write_tif(tmp / 'a.tif', bands=1), 'has 1 bands of uint8'),
+    '16 bits': (lambda tmp: write_tif(tmp / 'a.tif', dtype='uint16'), 'has 3 bands of uint16'),
+    '16-bit PNG': (lambda tmp: png(tmp / 'a.png', np.zeros((64, 64), np.uint16)), 'more than 8 bits'),
+    'truncated TIFF': (lambda tmp: truncated(write_tif(tmp / 'a.tif')), 'is damaged, or not an image'),
+    'truncated PNG': (lambda tmp: truncated(png(tmp / 'a.png', photograph(64, 64))), 'is damaged, or not an image'),
+    'no TIFF': (lambda tmp: png(tmp / 'a.png', photograph(9, 9)).rename(tmp / 'a.tif'), None),
+    'smaller than a patch': (lambda tmp: png(tmp / 'a.png', photograph(3, 64)), 'smaller than a patch of 4×4'),
+}
+
+
+@pytest.mark.parametrize(('make', 'problem'), BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_bad_image(tmp_path, make, problem):
+    (tmp_path / 'scene.gif').write_bytes(b'GIF89a')
+    path, out = make(tmp_path), tmp_path / 'out'
+    if problem is None:  # GDAL reads what is inside
+        predict_scene(model(), path, out / 'labels.png', PALETTE)
+        return
+    with pytest.raises(UserError, match=problem) as raised:
+        predict_scene(model(), path, out / 'labels.tif', PALETTE)
+    assert '\n' not in str(raised.value)
+    assert not out.exists() or not list(out.iterdir())
+
+
+BAD_MODELS = {
+    'process patches': (dict(process_embed=dict(type='PatchTokens', patch_size=8)), 'must have a fixed grid'),
+    'fixed tokens': (dict(rw_head=dict(type='TokenLearner')), 'TokenLearner takes one number of tokens only'),
+    'fixed fusion': (dict(fusion=dict(type='AddEraseFusion')), 'AddEraseFusion takes one number of tokens only'),
+    'mixed memory': (dict(memory_block=dict(type='MemoryConvNeXt')), 'MemoryConvNeXt mixes memory tokens'),
+    'process maps': (dict(stream='process'), 'out_stream must be memory or concat'),
+    'pyramid pooling': (
+        dict(head=dict(type='PSPHead', in_channels=16, in_index=0, channels=4, norm_cfg=dict(type='BN'))),
+        'reads the whole scene for every pixel',
+    ),
+}
+
+
+@pytest.mark.parametrize(('options', 'problem'), BAD_MODELS.values(), ids=BAD_MODELS)
+def test_bad_model(options, problem):
+    with pytest.raises(UserError, match=problem):
+        SceneModel(model(**options))
+
+
+def test_another_backbone_can_slide_only(tmp_path):
+    net = model()
+    net.backbone.__class__ = type('Other', (torch.nn.Module,), dict(forward=net.backbone.__class__.forward))
+    with pytest.raises(UserError, match='a Other cannot see a scene in one pass'):
+        SceneModel(net)
+
+
+def test_too_little_memory(tmp_path):
+    path = png(tmp_path / 'a.png', photograph(200, 200))
+    with pytest.raises(UserError, match=r'a scene of 200×200 pixels needs .* GB, more than the memory limit of 0.0001'):
+        predict_scene(model(), path, tmp_path / 'labels.png', PALETTE, memory=1e5)
+
+
+@pytest.mark.parametrize('name', ['labels.jpg', 'labels'])
+def test_unknown_type_of_labels(tmp_path, name):
+    path = png(tmp_path / 'a.png', photograph(64, 64))
+    with pytest.raises(UserError, match=r'must be one of \.tif, \.tiff, \.png'):
+        predict_scene(model(), path, tmp_path / name, PALETTE)
+
+
+def test_unknown_type_of_preview(tmp_path):
+    path = png(tmp_path / 'a.png', photograph(64, 64))
+    with pytest.raises(UserError, match=r'preview .* must be one of \.png, \.jpg, \.jpeg'):
+        predict_scene(model(), path, tmp_path / 'labels.png', PALETTE, preview=tmp_path / 'preview.xyz')
+    assert not (tmp_path / 'labels.png').exists()
+
+
+def test_labels_never_replace_the_image(tmp_path):
+    path = png(tmp_path / 'a.png', photograph(64, 64))
+    with pytest.raises(UserError, match='the labels would replace the image'):
+        predict_scene(model(), path, path, PALETTE)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from mmvittm.apis.rasters import ArrayRaster, Window, write_labels
+from mmvittm.benchmark.profiling import peak_memory
+from mmvittm.errors import UserError
+size, path = int(sys.argv[1]), Path(sys.argv[2])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+raster = ArrayRaster(np.zeros((size, size, 3), np.uint8))
+noise = np.random.default_rng(0).integers(0, 255, (size, size), np.uint8)
+try:
+    with write_labels(path, raster, [(0, 0, 0)] * 256) as writer:
+        writer.write(noise, Window(0, 0, size, size))
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize('size', [128, 2048])
+@pytest.mark.parametrize('suffix', ['.tif', '.png'])
+def test_full_disk_leaves_nothing(tmp_path, size, suffix):
+    """Files may not grow beyond a limit, which writing reports as a full disk does."""
+    command = [sys.executable, '-c', FULL_DISK, str(size), str(tmp_path / f'labels{suffix}')]
+    done = subprocess.run(command, capture_output=True, encoding='utf-8')
+    assert done.returncode == 1
+    assert 'make room on the disk' in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_damage_found_halfway_leaves_nothing(scene_tif, tmp_path):
+    """The last tiles of the file are overwritten."""
+    path = tmp_path / 'broken.tif'
+    with (
+        rasterio.open(scene_tif) as scene,
+        rasterio.open(path, 'w', **scene.profile | dict(compress='deflate')) as file,
+    ):
+        file.write(scene.read())
+    data = bytearray(path.read_bytes())
+    data[-3000:] = bytes(3000)
+    path.write_bytes(data)
+    out = tmp_path / 'out'
+    with pytest.raises(UserError, match='is damaged'):
+        predict_scene(model(), path, out / 'labels.tif', PALETTE)
+    assert not out.exists() or not list(out.iterdir())
+
+
+# The tool
+
+
+@pytest.fixture
+def files(tmp_path):
+    cfg = config()
+    metainfo = dict(classes=('sea', 'land', 'ice'), palette=PALETTE)
+    cfg.test_dataloader = dict(dataset=dict(type='BaseSegDataset', metainfo=metainfo, pipeline=[]))
+    cfg.dump(tmp_path / 'config.py')
+    torch.save(dict(state_dict=model().state_dict(), meta={}), tmp_path / 'model.pth')
+    return tmp_path / 'config.py', tmp_path / 'model.pth'
+
+
+@pytest.mark.parametrize('mode', ['whole', 'slide'])
+def test_tool(files, scene_tif, tmp_path, run_tool, mode):
+    out = tmp_path / 'out' / 'labels.tif'
+    done = run_tool('scene_demo.py', *files, scene_tif, '--out', out, '--mode', mode, '--memory', 1)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in out.parent.iterdir()) == ['labels.tif', 'labels_preview.png']
+    with rasterio.open(out) as file:
+        assert file.crs == 'EPSG:4326'
+        assert file.read(1).max() == 2
+
+
+def test_tool_says_what_is_wrong(files, tmp_path, run_tool):
+    done = run_tool('scene_demo.py', *files, write_tif(tmp_path / 'a.tif', bands=4), '--out', tmp_path / 'b.tif')
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith('error: image ')
+    assert not (tmp_path / 'b.tif').exists()

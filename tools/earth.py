@@ -1,0 +1,96 @@
+"""Draw the Earth beside its labels and a prediction of it, made in one pass.
+
+The model is one of the configs *_earth-*.py. The tile columns that its fold holds out are framed.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.patches import Patch, Rectangle
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, DefaultScope
+from mmseg.structures import SegDataSample
+from PIL import Image
+from rich.console import Console
+
+from mmvittm.apis.cli import run_tool
+from mmvittm.apis.config import load_config
+from mmvittm.apis.data import check_data
+from mmvittm.datasets import BlueMarbleDataset
+from mmvittm.deploy.predict import load_model
+from mmvittm.errors import UserError
+from mmvittm.fileio import atomic_path
+
+WIDTH = 1350  # pixels of a map in the figure
+COLUMNS = 18
+IGNORE = 255
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', type=Path, help='config that trains on the Earth as one scene')
+    parser.add_argument('checkpoint', type=Path, help='checkpoint file')
+    parser.add_argument('--out', type=Path, default=Path('earth.png'), help='figure to write (default: %(default)s)')
+    return parser.parse_args()
+
+
+def predict(cfg: Config, checkpoint: Path) -> SegDataSample:
+    """Predict the scene of the config's test data."""
+    check_data(cfg, 'train_dataloader', 'test_dataloader')
+    model, _ = load_model(cfg, checkpoint)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), torch.inference_mode():
+        scene = DATASETS.build(cfg.test_dataloader.dataset)[0]
+        return model.test_step(pseudo_collate([scene]))[0]
+
+
+def all_labels(cfg: Config, held_out: SegDataSample) -> np.ndarray:
+    """Merge the labels of the training and of the held-out tiles, ``(H, W)``."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        training = DATASETS.build(cfg.train_dataloader.dataset | dict(pipeline=[]))[0]['seg_map_path']
+    labels = held_out.gt_sem_seg.data[0].cpu().numpy()
+    return np.where(labels == IGNORE, np.asarray(Image.open(training)), labels)
+
+
+def draw(image: np.ndarray, labels: np.ndarray, prediction: np.ndarray, fold: int) -> plt.Figure:
+    """Draw the three maps below each other, ``(H, W, 3)``, ``(H, W)`` and ``(H, W)``."""
+    meta = BlueMarbleDataset.METAINFO
+    palette = np.full((256, 3), 255, np.uint8)
+    palette[: len(meta['palette'])] = meta['palette']
+    figure, axes = plt.subplots(3, 1, figsize=(WIDTH / 100, 3 * WIDTH / 200 + 0.6), layout='constrained')
+    maps = {'Blue Marble': image, 'labels': palette[labels], 'prediction in one pass': palette[prediction]}
+    for axis, (title, pixels) in zip(axes, maps.items(), strict=True):
+        axis.imshow(
+            pixels[:: max(1, len(pixels) // WIDTH * 2), :: max(1, len(pixels) // WIDTH * 2)], extent=(0, 2, 0, 1)
+        )
+        axis.set_title(title, fontsize=10)
+        axis.axis('off')
+        for column in range(fold, COLUMNS, BlueMarbleDataset.FOLDS):
+            axis.add_patch(Rectangle((2 * column / COLUMNS, 0), 2 / COLUMNS, 1, fill=False, color='black'))
+    handles = [
+        Patch(facecolor=palette[index] / 255, edgecolor='grey', label=name)
+        for index, name in enumerate(meta['classes'])
+    ]
+    handles.append(Patch(fill=False, edgecolor='black', label='labels held out in training'))
+    figure.legend(handles=handles, ncols=len(handles), loc='outside lower center', frameon=False)
+    return figure
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config)
+    if 'scene' not in cfg:  # of the base config blue_marble_scene.py
+        raise UserError(f'config {args.config} does not train on the Earth as one scene: choose one of *_earth-*.py')
+    with atomic_path(args.out) as path:
+        sample = predict(cfg, args.checkpoint)
+        image = np.asarray(Image.open(sample.img_path).convert('RGB'))
+        prediction = sample.pred_sem_seg.data[0].cpu().numpy()
+        draw(image, all_labels(cfg, sample), prediction, int(cfg.fold)).savefig(path, dpi=100)
+    Console(soft_wrap=True).print(f'Wrote {args.out}')
+
+
+if __name__ == '__main__':
+    run_tool(main)

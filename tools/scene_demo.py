@@ -1,0 +1,61 @@
+"""Segment one image of any size, such as a satellite scene, and write its label map.
+
+The whole image is segmented in one pass; its activations are held for a window at a time. This needs a ViTTM with a
+fixed process grid and a convolutional decode head. Any segmentor can slide over the image instead (--mode slide).
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from mmvittm.apis.cli import run_tool
+from mmvittm.apis.config import load_config
+from mmvittm.apis.scenes import MODES, predict_scene
+from mmvittm.apis.tasks import task_of
+from mmvittm.deploy.metadata import class_names
+from mmvittm.deploy.predict import load_model
+from mmvittm.errors import UserError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', type=Path, help='config of a segmentor')
+    parser.add_argument('checkpoint', type=Path, help='checkpoint file')
+    parser.add_argument('image', type=Path, help='RGB image of 8 bits: TIFF, read in windows, PNG or JPEG')
+    parser.add_argument(
+        '--out', type=Path, required=True, metavar='LABELS', help='TIFF, with the georeference of the image, or PNG'
+    )
+    parser.add_argument('--preview', type=Path, help='painted image (default: LABELS with the ending _preview.png)')
+    parser.add_argument('--mode', choices=MODES, default=MODES[0], help='one pass, or sliding window (default: whole)')
+    parser.add_argument('--memory', type=float, metavar='GB', help='limit of one pass, besides model and libraries')
+    parser.add_argument('--device', default='cpu', help='device of the model (default: %(default)s)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config)
+    model, meta = load_model(cfg, args.checkpoint)
+    if task_of(model).name != 'segmentation':
+        raise UserError(f'config {args.config} is no segmentor')
+    names = class_names(cfg, model.decode_head, meta)
+    preview = args.preview or args.out.with_name(f'{args.out.stem}_preview.png')
+    with Progress(console=Console(stderr=True)) as progress:
+        predict_scene(
+            model.to(torch.device(args.device)),
+            args.image,
+            args.out,
+            names['palette'],
+            args.mode,
+            args.memory and args.memory * 1e9,
+            preview,
+            progress,
+        )
+    Console(soft_wrap=True).print(f'Wrote {args.out} and {preview}')
+
+
+if __name__ == '__main__':
+    run_tool(main)
