@@ -111,13 +111,13 @@ def test_missing_ade20k(tool, tmp_path):
 def test_empty_folder(tool, damaged):
     for image in (damaged / 'images' / 'training').iterdir():
         image.unlink()
-    assert f'data set folder {damaged / "images" / "training"} is empty' in tool('train.py', DEMO, *in_folder(damaged))
+    assert f'{damaged / "images"} has no training tiles of fold 2' in tool('train.py', DEMO, *in_folder(damaged))
 
 
 def test_half_converted_folder(tool, damaged):
     (damaged / 'annotations' / 'training' / '1.png').unlink()
     sentence = tool('train.py', DEMO, *in_folder(damaged))
-    assert '1 of 2 images in' in sentence
+    assert '1 of 4 images in' in sentence
     assert str(damaged / 'annotations' / 'training' / '1.png') in sentence
 
 

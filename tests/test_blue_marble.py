@@ -221,7 +221,7 @@ def test_missing_wheel(package, file):
         installed_file(package, file)
 
 
-# What is written, and what is not
+# Output files
 
 
 def test_complete_output_is_not_redone(convert, tmp_path, capsys):

@@ -60,7 +60,7 @@ def test_every_parameter_gets_a_gradient():
 
 
 def test_soft_labels_and_binary_cross_entropy():
-    """What mixup and cutmix make of labels, with the loss of the authors' fine-tuning."""
+    """Soft labels, as mixup and cutmix make them, with the loss of the authors' fine-tuning."""
     model, (images, _) = build(loss=dict(type='CrossEntropyLoss', use_sigmoid=True)).eval(), batch()
     scores = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.5, 0.5]])
     losses = model(images, [DataSample().set_gt_score(score) for score in scores], mode='loss')

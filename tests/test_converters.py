@@ -83,7 +83,7 @@ def patches(memory, process):
 
 
 def used_weights(golden):
-    """What the authors' forward pass uses, listed by hand rule: LinearAttention alone has a projection it ignores."""
+    """Weights that the authors' forward pass uses, by a rule written by hand: LinearAttention alone has a projection it ignores."""
     linear = golden.case['rw_head'] == 'LinearAttention'
     return {
         key: value
@@ -527,7 +527,7 @@ def test_there_and_back_through_both_formats(run_here, converted, tmp_path):
 
 @pytest.fixture
 def info_lines():
-    """What is logged, as mmengine logs it."""
+    """Messages in the log of mmengine."""
     records = []
     logger = MMLogger.get_current_instance()
     handler = logging.Handler()

@@ -114,7 +114,7 @@ def test_fashion_mnist_is_read(fashion, tmp_path, monkeypatch):
         (None, r'is missing: run `apt-get install dataset-fashion-mnist`'),
         (b'no gzip', r'cannot be read .*: run `apt-get install --reinstall'),
         (idx(np.zeros(3, np.uint8))[:-12], r'cannot be read'),
-        (gzip.compress(struct.pack('>HBBI', 0, 13, 1, 1) + b'1234'), r'of type 0xd, not bytes'),
+        (gzip.compress(struct.pack('>HBBI', 0, 13, 1, 1) + b'1234'), r'element type 0xd instead of bytes'),
         (gzip.compress(struct.pack('>HBBI', 0, 8, 1, 9) + b'1234'), r'cannot be read'),
     ],
     ids=['missing', 'no-gzip', 'truncated', 'floats', 'short'],

@@ -207,8 +207,8 @@ def test_layer_wise_decay_is_an_option(config, options, head):
 @pytest.mark.parametrize(
     ('paramwise_cfg', 'sentence'),
     [
-        (dict(layer_decay_rate=0.75), 'needs a backbone with get_layer_depth, which Linear of Module lacks'),
-        (None, r'has no settings: give optim_wrapper\.paramwise_cfg'),
+        (dict(layer_decay_rate=0.75), 'needs a backbone with get_layer_depth, but Linear of Module has none'),
+        (None, r'needs optim_wrapper\.paramwise_cfg'),
     ],
 )
 def test_layer_wise_decay_that_cannot_be(paramwise_cfg, sentence):

@@ -29,6 +29,7 @@ from mmvittm.fileio import atomic_path, require_writable
 PLAN = load(Path(__file__).with_suffix('.yaml'))
 MEASUREMENTS: dict[str, dict] = PLAN['measurements']
 DOC, README, RESULTS = Path('docs/performance.md'), Path('README.md'), Path('results/speed')
+REPOSITORY = 'https://github.com/mmvittm/mmvittm/blob/main'
 MAX_TIME = 25  # seconds of rounds per measurement
 BEGIN, END = '<!-- begin generated -->', '<!-- end generated -->'
 
@@ -166,7 +167,8 @@ def main() -> None:
         draw(rows, joined, args.doc.parent / 'images')
         origin = 'Measured on {machine}; mmvittm {version}, {date}'.format(**rows[0])
         for page, file in zip(pages, files, strict=True):
-            link = Path(os.path.relpath(source, page.parent)).as_posix()
+            # PyPI shows the README without the repository around it
+            link = f'{REPOSITORY}/{source.as_posix()}' if page == README else os.path.relpath(source, page.parent)
             old = page.read_text() if page.is_file() else '# Performance\n'
             shown = [row for row in joined if page != README or row['mode'] in PLAN['readme']]
             file.write_text(renewed(old, f'{table(shown)}\n\n{origin}; [{source.name}]({link}).'))

@@ -159,7 +159,7 @@ def task_of(model: nn.Module) -> Task:
 
 
 class Network(nn.Module):
-    """What inference runs of a model, from normalised images ``(B, 3, H, W)`` to raw outputs."""
+    """The modules of a model that inference runs, from normalised images ``(B, 3, H, W)`` to raw outputs."""
 
     def __init__(self, model: BaseModel, task: Task) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ OPTIONS = dict(
 
 @dataclass(frozen=True)
 class RunMode:
-    """How a network runs."""
+    """Backend, precision and options that a network runs with."""
 
     backend: str = 'torch'  # of BACKENDS
     dtype: str = 'fp32'
@@ -42,7 +42,7 @@ class RunMode:
         return ', '.join([f'{self.backend} {self.dtype}', *labels])
 
     def accepts(self, option: str) -> bool:
-        """Whether one of :data:`OPTIONS` applies to the mode."""
+        """Return whether one of :data:`OPTIONS` applies to the mode."""
         met = dict(half_weights=self.dtype != 'fp32', cuda_graph=self.device == 'cuda' and not self.train)
         return BACKENDS[self.backend].in_pytorch and met.get(option, True)
 

@@ -1,4 +1,4 @@
-"""What one pass takes: time by stage of the network, and peak memory."""
+"""Profile of one pass: time by stage of the network, and peak memory."""
 
 import ctypes
 import gc

@@ -56,11 +56,19 @@ class BlueMarbleDataset(BaseSegDataset):
         )
 
     def load_data_list(self) -> list[dict]:
-        """List the tiles of the chosen side of the fold."""
+        """List the tiles of the chosen side of the fold.
+
+        Raises:
+            UserError: If there are none.
+        """
         tiles = super().load_data_list()
         if self.fold is None:
             return tiles
-        return [tile for tile in tiles if (self._column(tile) % self.FOLDS == self.fold) == self.held_out]
+        kept = [tile for tile in tiles if (self._column(tile) % self.FOLDS == self.fold) == self.held_out]
+        if not kept:
+            side = 'held-out' if self.held_out else 'training'
+            raise UserError(f'{self.data_prefix["img_path"]} has no {side} tiles of fold {self.fold}: convert it again')
+        return kept
 
     @staticmethod
     def _column(tile: dict) -> int:

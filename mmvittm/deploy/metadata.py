@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class ExportMetadata:
-    """How to prepare images for an exported network, and what its outputs mean.
+    """Preparation of images for an exported network, and the meaning of its outputs.
 
     The fields are the keys of the JSON in exported files, which outlive a version: they keep their names.
     """
