@@ -83,7 +83,7 @@ def patches(memory, process):
 
 
 def used_weights(golden):
-    """Weights that the authors' forward pass uses, by a rule written by hand: LinearAttention alone has a projection it ignores."""
+    """Weights of the authors' forward pass, by a rule written by hand: LinearAttention alone ignores a projection."""
     linear = golden.case['rw_head'] == 'LinearAttention'
     return {
         key: value

@@ -15,7 +15,7 @@ _SIDES = (32, 64, 128)  # tokens; the second and third are tried if the decoder 
 
 
 class Locality(NamedTuple):
-    """What windows of a decoder need to equal the whole."""
+    """Geometry that windows of a decoder need to equal the whole."""
 
     upscale: int
     """rows and columns of logits per token"""
