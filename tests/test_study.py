@@ -50,6 +50,7 @@ def test_ablations_differ_in_the_backbone_alone(configs):
     for cfg in configs.values():
         cfg = cfg.to_dict()
         cfg['model']['backbone'] = configs['baseline'].to_dict()['model']['backbone']
+        cfg.pop('find_unused_parameters', None)  # of the one pair that leaves the process embedding without gradient
         assert cfg == configs['baseline'].to_dict()
 
 
