@@ -14,12 +14,12 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmvittm.apis.config import build_model
-from mmvittm.apis.locality import measure_locality
-from mmvittm.apis.rasters import ArrayRaster, Window, open_raster
-from mmvittm.apis.scenes import predict_scene
-from mmvittm.apis.streaming import Scene, SceneModel, interpolate
 from mmvittm.benchmark.profiling import peak_memory
 from mmvittm.errors import UserError
+from mmvittm.scenes import predict_scene
+from mmvittm.scenes.locality import measure_locality
+from mmvittm.scenes.rasters import ArrayRaster, Window, open_raster
+from mmvittm.scenes.whole import Scene, SceneModel, interpolate
 
 rasterio = pytest.importorskip('rasterio')
 pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
@@ -250,7 +250,7 @@ def test_slide_equals_mmseg(tmp_path, shape):
 
 
 def test_preview_paints_every_step(tmp_path, monkeypatch):
-    monkeypatch.setattr('mmvittm.apis.scenes.PREVIEW_SIDE', 50)
+    monkeypatch.setattr('mmvittm.scenes.predict.PREVIEW_SIDE', 50)
     net, image = model(), photograph(121, 163)
     Image.fromarray(image).save(tmp_path / 'scene.png')
     paths = tmp_path / 'scene.png', tmp_path / 'labels.png'
@@ -364,7 +364,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from mmvittm.apis.rasters import ArrayRaster, Window, write_labels
+from mmvittm.scenes.rasters import ArrayRaster, Window, write_labels
 from mmvittm.benchmark.profiling import peak_memory
 from mmvittm.errors import UserError
 size, path = int(sys.argv[1]), Path(sys.argv[2])

@@ -13,11 +13,11 @@ from rich.progress import Progress
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import load_config
-from mmvittm.apis.scenes import MODES, predict_scene
 from mmvittm.apis.tasks import task_of
 from mmvittm.deploy.metadata import class_names
 from mmvittm.deploy.predict import load_model
 from mmvittm.errors import UserError
+from mmvittm.scenes import MODES, predict_scene
 
 
 def parse_args() -> argparse.Namespace:

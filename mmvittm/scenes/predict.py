@@ -9,12 +9,13 @@ import torch
 from mmseg.models import EncoderDecoder
 from PIL import Image
 from rich.progress import Progress
-from torch import Tensor
 
 from ..errors import UserError
 from ..fileio import atomic_path
+from .inputs import label_map, track
 from .rasters import Raster, Window, check_labels_path, is_tiff, open_raster, write_labels
-from .streaming import DEFAULT_CHUNK, Scene, SceneModel, padded_size, read_normalized, track
+from .slide import slide
+from .whole import DEFAULT_CHUNK, Scene, SceneModel
 
 MODES = ('whole', 'slide')
 PREVIEW_SIDE = 2048  # pixels at most
@@ -35,7 +36,7 @@ def predict_scene(
 
     Args:
         model (EncoderDecoder): The model, in eval mode. For the mode 'whole', see
-            :class:`mmvittm.apis.streaming.SceneModel`; for 'slide', ``test_cfg`` may give ``crop_size`` and ``stride``.
+            :class:`mmvittm.scenes.SceneModel`; for 'slide', ``test_cfg`` may give ``crop_size`` and ``stride``.
         image (str | Path): RGB image of 8 bits: TIFF, which is read in windows, PNG or JPEG. It is not resized.
         labels (str | Path): TIFF, tiled, compressed and with the georeference of the image, or PNG. It appears when it
             is complete.
@@ -61,7 +62,7 @@ def predict_scene(
             held = raster.resident + (0 if is_tiff(labels) else raster.size[0] * raster.size[1])
             predictions = _whole(model, raster, memory, held, progress)
         else:
-            predictions = _slide(model, raster, progress)
+            predictions = slide(model, raster, progress)
         # preview first: it is complete only if the labels are
         with _write_preview(preview, raster, palette) as painting, write_labels(labels, raster, palette) as writer:
             for window, classes in predictions:
@@ -81,52 +82,7 @@ def _whole(
     chunk = DEFAULT_CHUNK if memory is None else scene_model.chunk_within(memory, raster.size, held)
     scene = Scene(scene_model, raster, chunk, progress)
     for window in track(progress, scene.windows(), 'decoding windows'):
-        yield window, _classes(model, scene.logits(window))
-
-
-def _slide(model: EncoderDecoder, raster: Raster, progress: Progress | None) -> Iterator[tuple[Window, np.ndarray]]:
-    """Yield the labels of bands of the image, as of mmseg's sliding window.
-
-    A row of crops is held at a time. Where ``model.test_cfg`` has no ``crop_size`` and ``stride``, they are the
-    training size of a ViTTM and two thirds of it.
-    """
-    crop, stride = _crop_and_stride(model)
-    size = padded_size(model, raster)
-    crop = min(crop[0], size[0]), min(crop[1], size[1])
-    tops, lefts = (_starts(*args) for args in zip(size, crop, stride, strict=True))
-    device = next(model.parameters()).device
-    logits = torch.zeros(model.out_channels, crop[0], size[1], device=device)
-    counts = torch.zeros(crop[0], size[1], device=device)
-    for top, following in track(progress, list(zip(tops, [*tops[1:], size[0]], strict=True)), 'sliding'):
-        for left in lefts:
-            pixels = read_normalized(model, raster, Window(top, left, *crop))
-            logits[..., left : left + crop[1]] += model.encode_decode(pixels, [dict(img_shape=pixels.shape[2:])])[0]
-            counts[:, left : left + crop[1]] += 1
-        done = following - top
-        band = Window(top, 0, min(done, raster.size[0] - top), raster.size[1])
-        mean = logits[:, : band.height, : band.width] / counts[: band.height, : band.width]
-        yield band, _classes(model, mean[None])
-        for buffer in (logits, counts):  # the rows below overlap with the next crops
-            buffer[..., : crop[0] - done, :] = buffer[..., done:, :].clone()
-            buffer[..., crop[0] - done :, :] = 0
-
-
-def _crop_and_stride(model: EncoderDecoder) -> tuple[tuple[int, int], tuple[int, int]]:
-    crop = model.test_cfg.get('crop_size') or getattr(model.backbone, 'img_size', None)
-    if crop is None:
-        raise UserError('the config gives no model.test_cfg.crop_size to slide with')
-    crop = (crop, crop) if isinstance(crop, int) else tuple(crop)
-    return crop, tuple(model.test_cfg.get('stride') or (max(1, side * 2 // 3) for side in crop))
-
-
-def _starts(side: int, crop: int, stride: int) -> list[int]:
-    """Return where crops begin, as ``EncoderDecoder.slide_inference`` places them."""
-    return [min(index * stride, side - crop) for index in range(max(side - crop + stride - 1, 0) // stride + 1)]
-
-
-def _classes(model: EncoderDecoder, logits: Tensor) -> np.ndarray:
-    prediction = model.postprocess_result(logits)[0].pred_sem_seg.data[0]
-    return prediction.to(torch.uint8).cpu().numpy()
+        yield window, label_map(model, scene.logits(window))
 
 
 class Preview:

@@ -6,7 +6,7 @@ tokens of every block. Given these, the memory after every block is a function o
 recomputes the maps of any window from its pixels and decodes them. The state between is one copy of the memory tokens.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models import PatchTokens, ViTTM
 from ..models.streams import tokens_to_map
+from .inputs import padded_size, read_normalized, track
 from .locality import measure_locality
 from .rasters import Raster, Window
 
@@ -254,28 +255,6 @@ class Scene:
         ]
 
 
-def padded_size(model: EncoderDecoder, raster: Raster) -> tuple[int, int]:
-    """Return height and width of the image after the padding of the model's data preprocessor."""
-    divisor = (model.data_preprocessor.test_cfg or {}).get('size_divisor') or 1
-    return tuple(-(-side // divisor) * divisor for side in raster.size)
-
-
-def read_normalized(model: EncoderDecoder, raster: Raster, window: Window) -> Tensor:
-    """Read the input ``(1, 3, height, width)`` of a window, which may reach over the image's end; that is padded."""
-    preprocessor, device = model.data_preprocessor, next(model.parameters()).device
-    height = min(window.height, raster.size[0] - window.top)
-    width = min(window.width, raster.size[1] - window.left)
-    if height <= 0 or width <= 0:
-        return torch.full((1, 3, window.height, window.width), float(preprocessor.pad_value), device=device)
-    image = raster.read(Window(window.top, window.left, height, width))
-    if not preprocessor._channel_conversion:  # of what LoadImageFromFile reads as BGR
-        image = image[..., ::-1]
-    pixels = torch.tensor(image.copy(), device=device).permute(2, 0, 1).float()
-    if preprocessor._enable_normalize:
-        pixels = (pixels - preprocessor.mean) / preprocessor.std
-    return F.pad(pixels[None], (0, window.width - width, 0, window.height - height), value=preprocessor.pad_value)
-
-
 def interpolate(x: Tensor, dim: int, part: range, scale: float, offset: int) -> Tensor:
     """Resize one axis of ``x`` bilinearly, as ``F.interpolate`` without ``align_corners``, in part.
 
@@ -316,8 +295,3 @@ def _pooling(tokens: int, cells: int) -> Tensor:
 
 def _slice(part: range) -> slice:
     return slice(part.start, part.stop)
-
-
-def track(progress: Progress | None, items: Sequence, description: str) -> Iterable:
-    """Return ``items``, whose iteration ``progress`` shows if there is one."""
-    return items if progress is None else progress.track(items, description=description)
