@@ -1,7 +1,6 @@
 """Shared by the converters: arguments, reading and writing weights, and a record of their source."""
 
 import argparse
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,16 +8,14 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from rich.console import Console
-from safetensors.torch import save
 from torch import Tensor, nn
 
 import mmvittm
+from mmvittm.apis.weight_files import PYTORCH_SUFFIXES, check_suffix, serialize, sha256
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 from mmvittm.weights.loading import load_checkpoint_file
 from mmvittm.weights.mismatch import describe_mismatch
-
-PYTORCH_SUFFIXES = ('.pth', '.pt', '.ckpt', '.tar')
 
 
 def converter_parser(description: str, source: str) -> argparse.ArgumentParser:
@@ -72,8 +69,7 @@ def convert_file(
     Raises:
         UserError: If ``src`` cannot be read or converted, or ``dst`` cannot be written.
     """
-    if dst.suffix not in (*PYTORCH_SUFFIXES, '.safetensors'):
-        raise UserError(f'cannot write {dst}: name it {", ".join(PYTORCH_SUFFIXES)} or .safetensors')
+    check_suffix(dst)
     if dst.exists() and src.exists() and dst.samefile(src):
         raise UserError(f'SRC and DST are both {src}: name another file to write')
     with atomic_path(dst) as temporary:
@@ -82,10 +78,6 @@ def convert_file(
             state_dict = convert(checkpoint)
         except UserError as error:
             raise UserError(f'{src}: {error}') from error
-        # Copies, since views would be saved with their whole storage, and safetensors refuses shared storage.
-        state_dict = {
-            key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in state_dict.items()
-        }
         meta = dict(
             source=src.name,
             source_sha256=sha256(src),
@@ -94,26 +86,9 @@ def convert_file(
             torch_version=str(torch.__version__),
             **notes,
         )
-        write_weights(temporary, state_dict, {key: str(value) for key, value in meta.items()})
+        meta = {key: str(value) for key, value in meta.items()}
+        temporary.write_bytes(serialize(state_dict, meta, dst.suffix))
     Console().print(f'Wrote {dst}: {len(state_dict)} weights', soft_wrap=True, highlight=False, markup=False)
-
-
-def write_weights(path: Path, state_dict: dict[str, Tensor], meta: dict[str, str]) -> None:
-    """Write weights and ``meta`` as safetensors or as mmengine does, by the suffix."""
-    if path.suffix == '.safetensors':
-        # save_file would make the file readable by its owner only.
-        path.write_bytes(save(state_dict, metadata=meta | dict(format='pt')))
-    else:
-        torch.save(dict(meta=meta, state_dict=state_dict), path)
-
-
-def sha256(path: Path) -> str:
-    """Compute the SHA-256 sum of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def build_and_load(backbone: dict, state_dict: dict[str, Tensor]) -> nn.Module:
