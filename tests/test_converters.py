@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 from helpers.golden import CASES, Golden, relative_error
-from helpers.tiny import ARCH, images, randomize, tiny_vittm
+from helpers.tiny import ARCH, images, randomize, tiny_backbone, tiny_vittm
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
@@ -197,6 +197,12 @@ def test_shapes_that_are_no_model(change, options, sentence):
     weights = {key: value for key, value in weights.items() if value is not None}
     with pytest.raises(UserError, match=sentence):
         infer_authors_arch(weights, **dict(num_heads=2) | options)
+
+
+def test_infers_the_memory_block_of_each_block():
+    memory_block = [None, dict(type='MemoryMLP', mlp_ratio=2.0)]
+    weights = mmvittm_to_authors(backbone_weights(randomize(MODELS.build(tiny_backbone(memory_block=memory_block)))))
+    assert infer_authors_arch(weights, num_heads=2)['backbone']['memory_block'] == memory_block
 
 
 def test_infers_what_is_not_square_nor_rgb():

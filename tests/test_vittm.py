@@ -52,6 +52,19 @@ def test_shape_of_each_stream(stream, shape):
     assert feature.shape == (2, *shape)
 
 
+def test_memory_blocks_of_single_blocks():
+    """An MLP whose output is zero leaves the numbers of a model without it; its place is that in the list."""
+    image = torch.randn(2, 3, 32, 32)
+    plain = build(out_stream='concat')
+    mixed = build(out_stream='concat', memory_block=[None, dict(type='MemoryMLP', mlp_ratio=2), None])
+    names = {name for name, _ in mixed.named_parameters()} - {name for name, _ in plain.named_parameters()}
+    assert {name.partition('.memory_block.')[0] for name in names} == {'layers.1'}
+    mixed.load_state_dict(plain.state_dict(), strict=False)
+    assert not torch.equal(mixed(image)[0], plain(image)[0])
+    torch.nn.init.zeros_(mixed.layers[1].memory_block.mlp.fc2.weight)
+    torch.testing.assert_close(mixed(image), plain(image))
+
+
 def test_concat_is_resized_process_then_memory():
     image = torch.randn(2, 3, 32, 32)
     (concat,), (process,), (memory,) = (build(out_stream=s)(image) for s in ('concat', 'process', 'memory'))
@@ -254,6 +267,8 @@ def test_initialisation_is_reproducible_with_std_0_02():
         (dict(fusion=dict(type=torch.nn.Identity)), 'fusion Identity must derive from mmvittm.models.fusions.Fusion'),
         (dict(fusion=dict(type='MulFusion')), "unknown fusion 'MulFusion': choose one of .*AddFusion"),
         (dict(memory_block=dict(type='Attention')), "unknown memory block 'Attention'"),
+        (dict(memory_block=[None]), 'memory_block lists 1 memory blocks for 3 blocks'),
+        (dict(memory_block=[None, None, dict(type='MLP')]), "unknown memory block 'MLP'"),
         (dict(out_stream='latent'), "unknown out_stream 'latent': choose one of process, memory, concat"),
         (dict(out_stream=('process', 'memory')), 'out_stream names 2 streams for 1 out_indices'),
         (dict(out_indices=3), r'out index 3 does not exist: the blocks are 0 … 2'),

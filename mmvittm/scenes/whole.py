@@ -108,7 +108,7 @@ def _check(model: EncoderDecoder) -> None:
         'process_embed must have a fixed grid (PooledTokens or LearnedTokens)': backbone.process_embed.from_image,
         f'{type(layer.write_head).__name__} takes one number of tokens only': layer.write_head.fixed_tokens,
         f'{type(backbone.write_fusion).__name__} takes one number of tokens only': backbone.write_fusion.fixed_tokens,
-        f'{type(layer.memory_block).__name__} mixes memory tokens': not layer.memory_block.per_token,
+        f'{type(backbone.mixing_memory_block).__name__} mixes memory tokens': backbone.mixing_memory_block is not None,
         'out_stream must be memory or concat': not {'memory', 'concat'}.issuperset(backbone.out_stream),
         'the decode head must have align_corners=False': model.align_corners,
     }

@@ -86,9 +86,11 @@ def infer_arch(
         rw_head=_rw_head(shapes, width),
         fusion=dict(type='AddEraseFusion' if gated else fusion),
     )
-    memory_mlp = 'backbone.layers.0.memory_block.mlp.fc1.weight'
-    if memory_mlp in shapes:
-        backbone['memory_block'] = dict(type='MemoryMLP', mlp_ratio=shapes.of(memory_mlp, 2)[0] / width)
+    memory_blocks = [_memory_block(shapes, layer, width) for layer in range(shapes.num_layers())]
+    if any(memory_blocks):
+        backbone['memory_block'] = (
+            memory_blocks[0] if all(cfg == memory_blocks[0] for cfg in memory_blocks) else memory_blocks
+        )
     head = 'head.memory_fc.weight'
     return dict(backbone=backbone | vit, num_classes=shapes.of(head, 2)[0] if head in shapes else None)
 
@@ -160,6 +162,11 @@ def _rw_head(shapes: WeightShapes, width: int) -> dict:
     if latents == width:
         return dict(type='CrossAttention')
     return dict(type='LatentCrossAttention', latent_ratio=_ratio(width, latents))
+
+
+def _memory_block(shapes: WeightShapes, layer: int, width: int) -> dict | None:
+    fc1 = f'backbone.layers.{layer}.memory_block.mlp.fc1.weight'
+    return dict(type='MemoryMLP', mlp_ratio=shapes.of(fc1, 2)[0] / width) if fc1 in shapes else None
 
 
 def _ratio(width: int, latents: int) -> int:

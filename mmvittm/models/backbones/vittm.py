@@ -139,7 +139,8 @@ class ViTTM(BaseModule):
         process_embed (dict): Embedding of the process tokens, from the same registry.
         rw_head (dict): Read and write heads, from :data:`mmvittm.registry.RW_HEADS`.
         fusion (dict): Fusion of tokens and update, from :data:`mmvittm.registry.FUSIONS`.
-        memory_block (dict): Processing of the memory around a write, from :data:`mmvittm.registry.MEMORY_BLOCKS`.
+        memory_block (dict | Sequence[dict | None], optional): Processing of the memory around a write, from
+            :data:`mmvittm.registry.MEMORY_BLOCKS`; one for all blocks, or one for each. None for no processing.
         out_indices (int | Sequence[int]): Blocks to return the output of, counted from 0; negative ones from the end.
         out_stream (str | Sequence[str]): 'process', 'memory', 'concat' (the maps of both, on the channels and on the
             memory grid) or 'tokens' (both streams as tokens, for a classifier); one for all ``out_indices`` or one for
@@ -181,7 +182,7 @@ class ViTTM(BaseModule):
         process_embed: dict = dict(type='PatchTokens', patch_size=28),
         rw_head: dict = dict(type='LinearAttention', latent_ratio=4),
         fusion: dict = dict(type='AddFusion'),
-        memory_block: dict | None = None,
+        memory_block: dict | Sequence[dict | None] | None = None,
         out_indices: int | Sequence[int] = -1,
         out_stream: str | Sequence[str] = 'process',
         qkv_bias: bool = True,
@@ -225,6 +226,8 @@ class ViTTM(BaseModule):
         build_head = partial(
             build_component, RW_HEADS, RWHead, rw_head, embed_dims=self.embed_dims, num_heads=arch['num_heads']
         )
+        drop_path_rates = np.linspace(0, drop_path_rate, self.num_layers).tolist()
+        memory_blocks = [cfg or dict(type='MemoryBlock') for cfg in self._one_per_block(memory_block)]
         self.layers = ModuleList(
             ViTTMLayer(
                 vit_block=TransformerEncoderLayer(
@@ -239,13 +242,11 @@ class ViTTM(BaseModule):
                 ),
                 read_head=build_head(source_tokens=memory_tokens, query_tokens=process_tokens),
                 write_head=build_head(source_tokens=process_tokens, query_tokens=memory_tokens),
-                memory_block=build_component(
-                    MEMORY_BLOCKS, MemoryBlock, memory_block or dict(type='MemoryBlock'), embed_dims=self.embed_dims
-                ),
+                memory_block=build_component(MEMORY_BLOCKS, MemoryBlock, block_cfg, embed_dims=self.embed_dims),
                 norm_cfg=norm_cfg,
                 rw_drop_path_rate=rw_drop_path_rate,
             )
-            for block_drop_path_rate in np.linspace(0, drop_path_rate, self.num_layers).tolist()
+            for block_drop_path_rate, block_cfg in zip(drop_path_rates, memory_blocks, strict=True)
         )
         self.process_norm = build_norm_layer(norm_cfg, self.embed_dims)
 
@@ -278,6 +279,16 @@ class ViTTM(BaseModule):
         if not indices:
             raise UserError('out_indices is empty: name at least one block')
         return tuple(index % self.num_layers for index in indices)
+
+    def _one_per_block(self, memory_block: dict | Sequence[dict | None] | None) -> Sequence[dict | None]:
+        if not isinstance(memory_block, (list, tuple)):
+            return [memory_block] * self.num_layers
+        if len(memory_block) != self.num_layers:
+            raise UserError(
+                f'memory_block lists {len(memory_block)} memory blocks for {self.num_layers} blocks: '
+                'give one for all, or one or None for each'
+            )
+        return memory_block
 
     def _checked_out_stream(self, out_stream: str | Sequence[str]) -> tuple[str, ...]:
         streams = (out_stream,) * len(self.out_indices) if isinstance(out_stream, str) else tuple(out_stream)
@@ -384,6 +395,11 @@ class ViTTM(BaseModule):
                 after[index] = Streams(process, torch.cat(wanted, 1))
         return after
 
+    @property
+    def mixing_memory_block(self) -> MemoryBlock | None:
+        """The first memory block that mixes tokens, which cannot run in chunks; None if there is none."""
+        return next((layer.memory_block for layer in self.layers if not layer.memory_block.per_token), None)
+
     def _check_chunks(self, rw_drop_path_rate: float) -> None:
         """Refuse what couples memory tokens across chunks."""
         layer = self.layers[0]
@@ -392,10 +408,8 @@ class ViTTM(BaseModule):
                 raise UserError(
                     f'memory_chunk needs any number of tokens, and {type(component).__name__} has a fixed one'
                 )
-        if not layer.memory_block.per_token:
-            raise UserError(
-                f'memory_chunk needs independent tokens, and {type(layer.memory_block).__name__} mixes them'
-            )
+        if mixing := self.mixing_memory_block:
+            raise UserError(f'memory_chunk needs independent tokens, and {type(mixing).__name__} mixes them')
         if rw_drop_path_rate:
             raise UserError('memory_chunk would drop the writes of each chunk separately: set rw_drop_path_rate=0')
 
