@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', type=Path, help='config of a segmentor')
     parser.add_argument('checkpoint', type=Path, help='checkpoint file')
-    parser.add_argument('image', type=Path, help='RGB image of 8 bits: TIFF, read in windows, PNG or JPEG')
+    parser.add_argument('image', type=Path, help='RGB image of 8 bits: TIFF, PNG or JPEG')
     parser.add_argument(
         '--out', type=Path, required=True, metavar='LABELS', help='TIFF, with the georeference of the image, or PNG'
     )

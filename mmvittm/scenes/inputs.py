@@ -27,8 +27,8 @@ def read_normalized(model: EncoderDecoder, raster: Raster, window: Window) -> Te
         return torch.full((1, 3, window.height, window.width), float(preprocessor.pad_value), device=device)
     image = raster.read(Window(window.top, window.left, height, width))
     if not preprocessor._channel_conversion:  # of what LoadImageFromFile reads as BGR
-        image = image[..., ::-1]
-    pixels = torch.tensor(image.copy(), device=device).permute(2, 0, 1).float()
+        image = image[::-1].copy()
+    pixels = torch.from_numpy(image).to(device).float()
     if preprocessor._enable_normalize:
         pixels = (pixels - preprocessor.mean) / preprocessor.std
     return F.pad(pixels[None], (0, window.width - width, 0, window.height - height), value=preprocessor.pad_value)

@@ -1,10 +1,5 @@
-"""Images and label maps on disk that are read and written window by window.
+"""Images and label maps on disk that are read and written window by window, through rasterio (GDAL)."""
 
-TIFF goes through rasterio, so that neither file is ever whole in memory and a georeference is kept. PNG and JPEG are
-decoded whole by PIL, one byte per channel.
-"""
-
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,16 +7,21 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..errors import UserError
 from ..fileio import atomic_path
 
-TIFF_SUFFIXES = ('.tif', '.tiff')
-_WHOLE_SUFFIXES = ('.png', '.jpg', '.jpeg')
-_LABEL_SUFFIXES = (*TIFF_SUFFIXES, '.png')
+IMAGE_SUFFIXES = ('.tif', '.tiff', '.png', '.jpg', '.jpeg')
+LABEL_SUFFIXES = ('.tif', '.tiff', '.png')
+CACHE = 256 << 20  # bytes of decoded pixels that GDAL keeps: PNG and JPEG have a row of windows decoded once
 _TILE = 256  # pixels; the tiles of a label TIFF
-_CACHE = 256  # MB of decoded tiles that GDAL keeps
+_GDAL = dict(
+    GDAL_CACHEMAX=CACHE,
+    GDAL_PAM_ENABLED='NO',  # writes no second file beside a PNG
+    GDAL_ERROR_ON_LIBJPEG_WARNING='YES',
+    GDAL_PNG_WHOLE_IMAGE_OPTIM='NO',  # it reads a truncated file as black
+)
 
 
 class Window(NamedTuple):
@@ -38,86 +38,56 @@ class Window(NamedTuple):
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
-class Raster(ABC):
-    """An RGB image of 8 bits that is read in windows.
-
-    Attributes:
-        size (tuple[int, int]): Height and width in pixels.
-        resident (int): Bytes of the image that are in memory all the time.
-        georeference (dict): Coordinate reference system and transform, as rasterio writes them; empty if the file has
-            none.
-    """
-
-    size: tuple[int, int]
-    resident = 0
-    georeference: dict[str, Any] = {}
-
-    @abstractmethod
-    def read(self, window: Window) -> np.ndarray:
-        """Read a window, ``(height, width, 3)``, uint8, RGB.
-
-        Raises:
-            UserError: If the file is damaged.
-        """
-
-
-class ArrayRaster(Raster):
-    """An image in memory.
-
-    Args:
-        image (np.ndarray): ``(H, W, 3)``, uint8, RGB.
-    """
-
-    def __init__(self, image: np.ndarray) -> None:
-        self.image = image
-        self.size = image.shape[:2]
-        self.resident = image.nbytes
-
-    def read(self, window: Window) -> np.ndarray:
-        """Return a view of the window."""
-        return self.image[window.slices]
-
-
-class TiffRaster(Raster):
-    """A TIFF that is open in rasterio.
+class Raster:
+    """An RGB image of 8 bits that is read in windows; see :func:`open_raster`.
 
     Args:
         path (Path): Path of the file, for errors.
         dataset (rasterio.DatasetReader): The open file.
+
+    Attributes:
+        size (tuple[int, int]): Height and width in pixels.
+        georeference (dict): Coordinate reference system and transform, as rasterio writes them; empty if the file has
+            none.
 
     Raises:
         UserError: If it is not of three bands of 8 bits.
     """
 
     def __init__(self, path: Path, dataset: Any) -> None:
-        if dataset.count != 3 or set(dataset.dtypes) != {'uint8'}:
+        types = ', '.join(sorted(set(dataset.dtypes)))
+        if dataset.count != 3 or types != 'uint8':
             raise UserError(
-                f'image {path} has {dataset.count} bands of {", ".join(sorted(set(dataset.dtypes)))}, and 3 of uint8 '
-                f'are needed: convert it with `gdal_translate -b 1 -b 2 -b 3 -ot Byte -scale {path.name} rgb.tif`'
+                f'image {path} has {dataset.count} bands of {types}, and 3 of uint8 are needed: '
+                'choose bands with `rio stack --bidx 1,2,3`, change the type with `rio convert --dtype uint8`'
             )
         self.path = path
-        self.dataset = dataset
+        self._dataset = dataset
         self.size = dataset.height, dataset.width
-        self.resident = _CACHE << 20
         self.georeference = {} if dataset.crs is None else dict(crs=dataset.crs, transform=dataset.transform)
 
     def read(self, window: Window) -> np.ndarray:
-        """Read a window from the file."""
+        """Read a window, ``(3, height, width)``, uint8, RGB.
+
+        Raises:
+            UserError: If the file is damaged.
+        """
+        return self._read(window=_rasterio().windows.Window.from_slices(*window.slices))
+
+    def thumbnail(self, size: tuple[int, int]) -> np.ndarray:
+        """Read the image in another size, nearest pixels, ``(3, height, width)``."""
+        return self._read(out_shape=(3, *size))
+
+    def _read(self, **options: Any) -> np.ndarray:
         try:
-            bands = self.dataset.read(window=_rasterio().windows.Window.from_slices(*window.slices))
+            return self._dataset.read(**options)
         except OSError as error:
             raise _unreadable(self.path, error) from error
-        return bands.transpose(1, 2, 0)
-
-
-def is_tiff(path: str | Path) -> bool:
-    """Tell by the suffix whether a file is read and written in windows."""
-    return Path(path).suffix.lower() in TIFF_SUFFIXES
 
 
 @contextmanager
-def open_raster(path: Path) -> Iterator[Raster]:
-    """Open an image; TIFF is read in windows, PNG and JPEG are decoded whole.
+def open_raster(path: str | Path) -> Iterator[Raster]:
+    """Open an image.
 
     Raises:
         UserError: If the file is missing, damaged, or not an RGB image of 8 bits.
@@ -125,108 +95,72 @@ def open_raster(path: Path) -> Iterator[Raster]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f'image not found: {path}')
-    if path.suffix.lower() in _WHOLE_SUFFIXES:
-        yield ArrayRaster(_decode(path))
-    elif is_tiff(path):
-        rasterio = _rasterio()
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE):
-            try:
-                dataset = rasterio.open(path)
-            except OSError as error:
-                raise _unreadable(path, error) from error
-            with dataset:
-                yield TiffRaster(path, dataset)
-    else:
-        raise UserError(f'image {path} is of none of the types {", ".join((*TIFF_SUFFIXES, *_WHOLE_SUFFIXES))}')
-
-
-def _decode(path: Path) -> np.ndarray:
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the limit guards servers, and scenes are large
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(('I', 'F')):
-                raise UserError(f'image {path} has more than 8 bits per channel: convert it to 8 bits')
-            return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
-    except (OSError, SyntaxError) as error:
-        raise _unreadable(path, error) from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f'image {path} is of none of the types {", ".join(IMAGE_SUFFIXES)}')
+    rasterio = _rasterio()
+    with rasterio.Env(**_GDAL):
+        try:
+            dataset = rasterio.open(path)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        with dataset:
+            yield Raster(path, dataset)
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = str(error.__cause__ or error).partition('\n')[0]
-    return UserError(f'image {path} is damaged, or not an image ({reason}): replace the file')
+    return UserError(f'image {path} is damaged, or not an image ({_reason(error)}): replace the file')
 
 
-class LabelWriter(ABC):
-    """A label map that is written in windows."""
-
-    @abstractmethod
-    def write(self, labels: np.ndarray, window: Window) -> None:
-        """Write the labels ``(height, width)``, uint8, of a window."""
+def _reason(error: Exception) -> str:
+    return str(error.__cause__ or error).partition('\n')[0]
 
 
-class _TiffLabels(LabelWriter):
+class LabelWriter:
+    """A label map on disk that is written in windows; see :func:`write_labels`.
+
+    Args:
+        dataset (rasterio.DatasetWriter): The open file.
+    """
+
     def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+        self._dataset = dataset
         self.counts = np.zeros(256, np.int64)
 
     def write(self, labels: np.ndarray, window: Window) -> None:
+        """Write the labels ``(height, width)``, uint8, of a window."""
         self.counts += np.bincount(labels.ravel(), minlength=256)
-        self.dataset.write(labels, 1, window=_rasterio().windows.Window.from_slices(*window.slices))
-
-    def check(self, path: Path) -> None:
-        """Read the file again: GDAL reports nothing where closing it fails."""
-        with _rasterio().open(path) as dataset:
-            for _, window in dataset.block_windows(1):
-                self.counts -= np.bincount(dataset.read(1, window=window).ravel(), minlength=256)
-        if self.counts.any():
-            raise OSError('it holds other labels than were written')
-
-
-class _ArrayLabels(LabelWriter):
-    def __init__(self, labels: np.ndarray) -> None:
-        self.labels = labels
-
-    def write(self, labels: np.ndarray, window: Window) -> None:
-        self.labels[window.slices] = labels
+        self._dataset.write(labels, 1, window=_rasterio().windows.Window.from_slices(*window.slices))
 
 
 @contextmanager
-def write_labels(path: Path, raster: Raster, palette: Sequence[Sequence[int]]) -> Iterator[LabelWriter]:
+def write_labels(path: str | Path, raster: Raster, palette: Sequence[Sequence[int]]) -> Iterator[LabelWriter]:
     """Write a label map of the size of ``raster``; the file appears when the block succeeds.
 
     Args:
-        path (Path): A TIFF, tiled and compressed, with the georeference of ``raster``, or a PNG, which is held in
-            memory until the end.
+        path (str | Path): A TIFF, tiled and compressed, with the georeference of ``raster``, or a PNG.
         raster (Raster): The image.
         palette (Sequence[Sequence[int]]): RGB colour of each label, stored in the file.
 
     Raises:
         UserError: If the file cannot be written.
     """
-    path = check_labels_path(path)
-    writer = _tiff_labels if is_tiff(path) else _png_labels
-    try:
-        with atomic_path(path) as temporary, writer(temporary, raster, palette) as labels:
-            yield labels
-    except UserError:
-        raise
-    except OSError as error:
-        reason = str(error.__cause__ or error).partition('\n')[0]
-        raise UserError(f'labels {path} cannot be written ({reason}): make room on the disk') from error
-
-
-def check_labels_path(path: Path) -> Path:
-    """Return ``path`` if labels can be written in the format of its suffix.
-
-    Raises:
-        UserError: If they cannot.
-    """
     path = Path(path)
-    if path.suffix.lower() not in _LABEL_SUFFIXES:
-        raise UserError(f'labels {path} must be one of {", ".join(_LABEL_SUFFIXES)}')
-    return path
+    if path.suffix.lower() not in LABEL_SUFFIXES:
+        raise UserError(f'labels {path} must be one of {", ".join(LABEL_SUFFIXES)}')
+    try:
+        with atomic_path(path) as temporary:
+            tiff = temporary.with_suffix('.tif')
+            try:
+                with _tiff_labels(tiff, raster, palette) as labels:
+                    yield labels
+                if path.suffix.lower() == '.png':
+                    _copy_to_png(tiff, temporary)
+                _check(temporary, labels.counts)
+            finally:
+                if tiff != temporary:
+                    tiff.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f'labels {path} cannot be written ({_reason(error)}): make room on the disk') from error
 
 
 @contextmanager
@@ -249,24 +183,44 @@ def _tiff_labels(path: Path, raster: Raster, palette: Sequence[Sequence[int]]) -
     )
     with dataset:
         dataset.write_colormap(1, {index: tuple(colour) for index, colour in enumerate(palette)})
-        labels = _TiffLabels(dataset)
-        yield labels
-    labels.check(path)
+        yield LabelWriter(dataset)
 
 
-@contextmanager
-def _png_labels(path: Path, raster: Raster, palette: Sequence[Sequence[int]]) -> Iterator[LabelWriter]:
-    labels = np.zeros(raster.size, np.uint8)
-    yield _ArrayLabels(labels)
-    image = Image.fromarray(labels)
-    image.putpalette(np.asarray(palette, np.uint8).tobytes())
-    image.save(path)
+def _copy_to_png(tiff: Path, png: Path) -> None:
+    """Convert row by row; GDAL writes a PNG only from top to bottom, so labels cannot go there directly."""
+    rasterio = _rasterio()
+    try:
+        rasterio.shutil.copy(tiff, png, driver='PNG')
+    except rasterio._err.CPLE_BaseError as error:
+        raise OSError(str(error)) from error
+
+
+def _check(path: Path, counts: np.ndarray) -> None:
+    """Read labels again and count them: GDAL reports nothing where closing a file fails."""
+    found = np.zeros_like(counts)
+    with _rasterio().open(path) as dataset:
+        for _, window in dataset.block_windows(1):
+            found += np.bincount(dataset.read(1, window=window).ravel(), minlength=256)
+    if not np.array_equal(found, counts):
+        raise OSError('it holds other labels than were written')
+
+
+def paint(raster: Raster, labels: Path, palette: Sequence[Sequence[int]], side: int) -> Image.Image:
+    """Mix an image with the colours of its labels; the result has at most ``side`` pixels a side."""
+    step = -(-max(raster.size) // side)
+    height, width = (-(-length // step) for length in raster.size)
+    with _rasterio().open(labels) as dataset:
+        classes = dataset.read(1, out_shape=(height, width))
+    colours = np.asarray(palette, np.uint16)[classes]
+    return Image.fromarray(((colours + raster.thumbnail((height, width)).transpose(1, 2, 0)) // 2).astype(np.uint8))
 
 
 def _rasterio() -> ModuleType:
     try:
         import rasterio
+        import rasterio._err
+        import rasterio.shutil
         import rasterio.windows
     except ImportError as error:
-        raise UserError('TIFF needs rasterio: run `pip install "mmvittm[scenes]"`') from error
+        raise UserError('scenes need rasterio: run `pip install "mmvittm[scenes]"`') from error
     return rasterio
