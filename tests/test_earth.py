@@ -205,7 +205,7 @@ model = dict(backbone=dict(arch=arch), decode_head=dict(in_channels=[16] * 4))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
     call_tool(monkeypatch, 'earth.py', config, tmp_path / 'model.pth', '--out', tmp_path / 'earth.png')
     figure = read(tmp_path / 'earth.png')
-    labels = figure[figure.shape[0] // 3 : 2 * figure.shape[0] // 3, :, :3].reshape(-1, 3)
+    labels = figure[:, figure.shape[1] // 3 : 2 * figure.shape[1] // 3, :3].reshape(-1, 3)
     for name, colour in zip(*BlueMarbleDataset.METAINFO.values(), strict=True):
         assert (labels == colour).all(1).mean() > 1e-3, name
 

@@ -1,5 +1,6 @@
 """Segmentation of scenes in parts: the numbers of the whole, files read and written in windows, and bad input."""
 
+import hashlib
 import resource
 import signal
 from types import SimpleNamespace
@@ -15,15 +16,18 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmvittm.apis.config import build_model
+from mmvittm.apis.weight_files import serialize
 from mmvittm.benchmark.profiling import peak_memory
 from mmvittm.errors import UserError
-from mmvittm.scenes import predict_scene
+from mmvittm.scenes import load_shipped_model, predict_scene
 from mmvittm.scenes.locality import measure_locality
 from mmvittm.scenes.rasters import Window, open_raster, write_labels
 from mmvittm.scenes.whole import Scene, SceneModel, interpolate
 
 rasterio = pytest.importorskip('rasterio')
-pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
+pytestmark = pytest.mark.filterwarnings(
+    'ignore::rasterio.errors.NotGeoreferencedWarning', 'ignore:Use `@` matmul:PendingDeprecationWarning'
+)
 
 PALETTE = [(0, 0, 255), (0, 128, 0), (255, 255, 255)]
 SHUFFLE = dict(type='mmvittm.PixelShuffleHead', channels=4, token_channels=8, upscale=2)
@@ -260,18 +264,38 @@ def test_slide_equals_mmseg(tmp_path, shape):
     assert (np.asarray(Image.open(tmp_path / 'labels.png')) == expected).mean() > 0.9999
 
 
-def test_preview_paints_every_step(tmp_path, monkeypatch):
+def test_preview_is_painted(tmp_path, monkeypatch):
     monkeypatch.setattr('mmvittm.scenes.predict.PREVIEW_SIDE', 50)
-    net, image = model(), photograph(121, 163)
+    net, image = model(), photograph(120, 160)
     Image.fromarray(image).save(tmp_path / 'scene.png')
     paths = tmp_path / 'scene.png', tmp_path / 'labels.png'
     predict_scene(net, *paths, PALETTE, memory=270e6, preview=tmp_path / 'preview.png')
     labels = np.asarray(Image.open(tmp_path / 'labels.png'))
-    preview = np.asarray(Image.open(tmp_path / 'preview.png'))
-    expected = (np.array(PALETTE, np.uint16)[labels] + image) // 2
-    assert preview.shape == (31, 41, 3)
-    rows, columns = (((np.arange(n) + 0.5) * side / n).astype(int) for n, side in ((31, 121), (41, 163)))
-    np.testing.assert_array_equal(preview, expected[rows[:, None], columns])
+    preview = np.asarray(Image.open(tmp_path / 'preview.png')).astype(int)
+    expected = (np.array(PALETTE)[labels[2::4, 2::4]] + blocks(image, 4)) / 2
+    assert preview.shape == (30, 40, 3)
+    assert np.abs(preview - expected).max() <= 1
+
+
+def blocks(image, side):
+    """Means of square blocks of pixels."""
+    return image.reshape(image.shape[0] // side, side, image.shape[1] // side, side, 3).mean((1, 3))
+
+
+def test_reduced_image(scene_tif, tmp_path):
+    net = model()
+    predict_scene(net, scene_tif, tmp_path / 'labels.tif', PALETTE, reduce=2)
+    reduced = (blocks(photograph(120, 200), 2) + 0.5).astype(np.uint8)  # rounds half up, as GDAL does
+    _, expected = whole_logits(net, reduced)
+    with rasterio.open(tmp_path / 'labels.tif') as file, rasterio.open(scene_tif) as scene:
+        assert (file.read(1) == expected).mean() > 0.999
+        assert file.bounds == scene.bounds
+        assert file.res == (scene.res[0] * 2, scene.res[1] * 2)
+
+
+def test_reduced_to_nothing(scene_tif, tmp_path):
+    with pytest.raises(UserError, match='has no 150×150 pixels to reduce to one'):
+        predict_scene(model(), scene_tif, tmp_path / 'labels.tif', PALETTE, reduce=150)
 
 
 # Failures
@@ -413,7 +437,7 @@ def test_damage_found_halfway_leaves_nothing(scene_tif, tmp_path):
     assert not out.exists() or not list(out.iterdir())
 
 
-# The tool
+# The tool, and shipped models
 
 
 @pytest.fixture
@@ -441,3 +465,32 @@ def test_tool_says_what_is_wrong(files, tmp_path, run_tool):
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith('error: image ')
     assert not (tmp_path / 'b.tif').exists()
+
+
+def shipped(files, name):
+    """A folder like those of weights/."""
+    config, checkpoint = files
+    folder = config.parent / 'shipped'
+    folder.mkdir()
+    content = serialize(torch.load(checkpoint)['state_dict'], {}, '.safetensors')
+    (folder / 'config.py').write_text(config.read_text())
+    (folder / name.format(hashlib.sha256(content).hexdigest()[:8])).write_bytes(content)
+    return folder
+
+
+def test_three_lines_of_python(files, scene_tif, tmp_path):
+    loaded = load_shipped_model(shipped(files, 'model-{}.safetensors'))
+    predict_scene(loaded, scene_tif, tmp_path / 'labels.png')
+    labels = Image.open(tmp_path / 'labels.png')
+    _, expected = whole_logits(model(), photograph(120, 200))
+    assert (np.asarray(labels) == expected).mean() > 0.9999
+    assert labels.getpalette()[:9] == [value for colour in PALETTE for value in colour]
+
+
+@pytest.mark.parametrize(
+    ('name', 'problem'),
+    [('model-01234567.safetensors', 'its SHA-256 sum does not begin'), ('model.safetensors', 'holds 0 files')],
+)
+def test_damaged_shipped_model(files, name, problem):
+    with pytest.raises(UserError, match=problem):
+        load_shipped_model(shipped(files, name))

@@ -25,7 +25,7 @@ from mmvittm.deploy.predict import load_model
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
-WIDTH = 1350  # pixels of a map in the figure
+WIDTH = 900  # pixels of a map in the figure
 COLUMNS = 18
 IGNORE = 255
 
@@ -56,17 +56,16 @@ def all_labels(cfg: Config, held_out: SegDataSample) -> np.ndarray:
 
 
 def draw(image: np.ndarray, labels: np.ndarray, prediction: np.ndarray, fold: int) -> plt.Figure:
-    """Draw the three maps below each other, ``(H, W, 3)``, ``(H, W)`` and ``(H, W)``."""
+    """Draw the three maps beside each other, ``(H, W, 3)``, ``(H, W)`` and ``(H, W)``."""
     meta = BlueMarbleDataset.METAINFO
     palette = np.full((256, 3), 255, np.uint8)
     palette[: len(meta['palette'])] = meta['palette']
-    figure, axes = plt.subplots(3, 1, figsize=(WIDTH / 100, 3 * WIDTH / 200 + 0.6), layout='constrained')
+    figure, axes = plt.subplots(1, 3, figsize=(3 * WIDTH / 100, WIDTH / 200 + 0.7), layout='constrained')
     maps = {'Blue Marble': image, 'labels': palette[labels], 'prediction in one pass': palette[prediction]}
+    step = max(1, image.shape[1] // WIDTH)
     for axis, (title, pixels) in zip(axes, maps.items(), strict=True):
-        axis.imshow(
-            pixels[:: max(1, len(pixels) // WIDTH * 2), :: max(1, len(pixels) // WIDTH * 2)], extent=(0, 2, 0, 1)
-        )
-        axis.set_title(title, fontsize=10)
+        axis.imshow(pixels[::step, ::step], extent=(0, 2, 0, 1))
+        axis.set_title(title, fontsize=14)
         axis.axis('off')
         for column in range(fold, COLUMNS, BlueMarbleDataset.FOLDS):
             axis.add_patch(Rectangle((2 * column / COLUMNS, 0), 2 / COLUMNS, 1, fill=False, color='black'))
@@ -75,7 +74,7 @@ def draw(image: np.ndarray, labels: np.ndarray, prediction: np.ndarray, fold: in
         for index, name in enumerate(meta['classes'])
     ]
     handles.append(Patch(fill=False, edgecolor='black', label='labels held out in training'))
-    figure.legend(handles=handles, ncols=len(handles), loc='outside lower center', frameon=False)
+    figure.legend(handles=handles, ncols=len(handles), loc='outside lower center', frameon=False, fontsize=12)
     return figure
 
 

@@ -12,12 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mmvittm.apis.cli import run_tool
-from mmvittm.apis.config import load_config
-from mmvittm.apis.tasks import task_of
-from mmvittm.deploy.metadata import class_names
-from mmvittm.deploy.predict import load_model
-from mmvittm.errors import UserError
-from mmvittm.scenes import MODES, predict_scene
+from mmvittm.scenes import MODES, load_segmentor, predict_scene
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,28 +26,25 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--preview', type=Path, help='painted image (default: LABELS with the ending _preview.png)')
     parser.add_argument('--mode', choices=MODES, default=MODES[0], help='one pass, or sliding window (default: whole)')
     parser.add_argument('--memory', type=float, metavar='GB', help='limit of one pass, besides model and libraries')
+    parser.add_argument('--reduce', type=int, default=1, metavar='N', help='reduce the image by this factor first')
     parser.add_argument('--device', default='cpu', help='device of the model (default: %(default)s)')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args.config)
-    model, meta = load_model(cfg, args.checkpoint)
-    if task_of(model).name != 'segmentation':
-        raise UserError(f'config {args.config} is no segmentor')
-    names = class_names(cfg, model.decode_head, meta)
+    model = load_segmentor(args.config, args.checkpoint)
     preview = args.preview or args.out.with_name(f'{args.out.stem}_preview.png')
     with Progress(console=Console(stderr=True)) as progress:
         predict_scene(
             model.to(torch.device(args.device)),
             args.image,
             args.out,
-            names['palette'],
-            args.mode,
-            args.memory and args.memory * 1e9,
-            preview,
-            progress,
+            mode=args.mode,
+            memory=args.memory and args.memory * 1e9,
+            preview=preview,
+            progress=progress,
+            reduce=args.reduce,
         )
     Console(soft_wrap=True).print(f'Wrote {args.out} and {preview}')
 

@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from ..errors import UserError
 from ..fileio import atomic_path
+from ..models.builder import positive_int
 from .inputs import label_map, track
 from .rasters import CACHE, Raster, Window, open_raster, paint, write_labels
 from .slide import slide
@@ -30,13 +31,14 @@ def predict_scene(
     memory: float | None = None,
     preview: str | Path | None = None,
     progress: Progress | None = None,
+    reduce: int = 1,
 ) -> None:
     """Segment an image of any size and write its label map.
 
     Args:
         model (EncoderDecoder): The model, in eval mode. For the mode 'whole', see
             :class:`mmvittm.scenes.SceneModel`; for 'slide', ``test_cfg`` may give ``crop_size`` and ``stride``.
-        image (str | Path): RGB image of 8 bits: TIFF, PNG or JPEG, read in windows. It is neither resized nor rotated.
+        image (str | Path): RGB image of 8 bits: TIFF, PNG or JPEG, read in windows.
         labels (str | Path): TIFF, tiled, compressed and with the georeference of the image, or PNG. It appears when it
             is complete.
         palette (Sequence[Sequence[int]], optional): RGB colour of each class. Defaults to that of
@@ -45,6 +47,8 @@ def predict_scene(
         memory (float, optional): Limit in bytes of the mode 'whole' for all but the model and the libraries.
         preview (str | Path, optional): PNG or JPEG of at most 2,048 pixels a side, the image painted with the classes.
         progress (Progress, optional): Shows the steps.
+        reduce (int): Integer factor that the image, and so the labels, are reduced by, to the resolution that the model
+            is made for. Defaults to 1.
 
     Raises:
         UserError: If the model cannot run in this mode, the image cannot be used, the memory does not suffice, or a
@@ -52,7 +56,7 @@ def predict_scene(
     """
     palette = model.dataset_meta['palette'] if palette is None else palette
     _check(image, labels, palette, mode, preview)
-    with open_raster(image) as raster, torch.inference_mode(), ExitStack() as files:
+    with open_raster(image, positive_int('reduce', reduce)) as raster, torch.inference_mode(), ExitStack() as files:
         predictions = _whole(model, raster, memory, progress) if mode == 'whole' else slide(model, raster, progress)
         painting = files.enter_context(atomic_path(preview)) if preview else None
         with write_labels(labels, raster, palette) as writer:

@@ -44,6 +44,8 @@ class Raster:
     Args:
         path (Path): Path of the file, for errors.
         dataset (rasterio.DatasetReader): The open file.
+        reduce (int): Pixels of the file along each side of a pixel, which is their mean. Those left over at the right
+            and at the bottom are dropped.
 
     Attributes:
         size (tuple[int, int]): Height and width in pixels.
@@ -54,7 +56,7 @@ class Raster:
         UserError: If it is not of three bands of 8 bits.
     """
 
-    def __init__(self, path: Path, dataset: Any) -> None:
+    def __init__(self, path: Path, dataset: Any, reduce: int = 1) -> None:
         types = ', '.join(sorted(set(dataset.dtypes)))
         if dataset.count != 3 or types != 'uint8':
             raise UserError(
@@ -63,31 +65,38 @@ class Raster:
             )
         self.path = path
         self._dataset = dataset
-        self.size = dataset.height, dataset.width
-        self.georeference = {} if dataset.crs is None else dict(crs=dataset.crs, transform=dataset.transform)
+        self._reduce = reduce
+        self.size = dataset.height // reduce, dataset.width // reduce
+        transform = dataset.transform * dataset.transform.scale(reduce)
+        if 0 in self.size:
+            raise UserError(f'image {path} has no {reduce}×{reduce} pixels to reduce to one: choose a smaller factor')
+        self.georeference = {} if dataset.crs is None else dict(crs=dataset.crs, transform=transform)
 
-    def read(self, window: Window) -> np.ndarray:
-        """Read a window, ``(3, height, width)``, uint8, RGB.
+    def read(self, window: Window, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Read a window.
+
+        Args:
+            window (Window): Part of the image.
+            size (tuple[int, int], optional): Height and width of the result. Defaults to those of the window.
+
+        Returns:
+            np.ndarray: ``(3, height, width)``, uint8, RGB.
 
         Raises:
             UserError: If the file is damaged.
         """
-        return self._read(window=_rasterio().windows.Window.from_slices(*window.slices))
-
-    def thumbnail(self, size: tuple[int, int]) -> np.ndarray:
-        """Read the image in another size, nearest pixels, ``(3, height, width)``."""
-        return self._read(out_shape=(3, *size))
-
-    def _read(self, **options: Any) -> np.ndarray:
+        rasterio = _rasterio()
+        pixels = rasterio.windows.Window.from_slices(*Window(*(self._reduce * length for length in window)).slices)
+        shape = 3, *(size or (window.height, window.width))
         try:
-            return self._dataset.read(**options)
+            return self._dataset.read(window=pixels, out_shape=shape, resampling=rasterio.enums.Resampling.average)
         except OSError as error:
             raise _unreadable(self.path, error) from error
 
 
 @contextmanager
-def open_raster(path: str | Path) -> Iterator[Raster]:
-    """Open an image.
+def open_raster(path: str | Path, reduce: int = 1) -> Iterator[Raster]:
+    """Open an image, reduced by an integer factor.
 
     Raises:
         UserError: If the file is missing, damaged, or not an RGB image of 8 bits.
@@ -104,7 +113,7 @@ def open_raster(path: str | Path) -> Iterator[Raster]:
         except OSError as error:
             raise _unreadable(path, error) from error
         with dataset:
-            yield Raster(path, dataset)
+            yield Raster(path, dataset, reduce)
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
@@ -208,17 +217,18 @@ def _check(path: Path, counts: np.ndarray) -> None:
 def paint(raster: Raster, labels: Path, palette: Sequence[Sequence[int]], side: int) -> Image.Image:
     """Mix an image with the colours of its labels; the result has at most ``side`` pixels a side."""
     step = -(-max(raster.size) // side)
-    height, width = (-(-length // step) for length in raster.size)
+    size = tuple(-(-length // step) for length in raster.size)
     with _rasterio().open(labels) as dataset:
-        classes = dataset.read(1, out_shape=(height, width))
-    colours = np.asarray(palette, np.uint16)[classes]
-    return Image.fromarray(((colours + raster.thumbnail((height, width)).transpose(1, 2, 0)) // 2).astype(np.uint8))
+        colours = np.asarray(palette, np.uint16)[dataset.read(1, out_shape=size)]
+    pixels = raster.read(Window(0, 0, *raster.size), size).transpose(1, 2, 0)
+    return Image.fromarray(((colours + pixels) // 2).astype(np.uint8))
 
 
 def _rasterio() -> ModuleType:
     try:
         import rasterio
         import rasterio._err
+        import rasterio.enums
         import rasterio.shutil
         import rasterio.windows
     except ImportError as error:
