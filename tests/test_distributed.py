@@ -319,8 +319,9 @@ def test_killed_process_ends_the_others(project, start):
         "_base_ = './segmentor.py'\ntrain_cfg = dict(max_iters=10**6, val_interval=10**6)\n"
         'train_dataloader = dict(batch_size=2)\ndefault_hooks = dict(checkpoint=dict(interval=10**6))'
     )
-    agent = start('dist_train.sh', 'endless.py', 2, '--work-dir', 'torchrun', log='torchrun.txt', PORT=str(free_port()))
-    arguments = ('some_partition', 'some_job', 'endless.py', '--work-dir', 'slurm')
+    arguments = ('endless.py', 2, '--work-dir', 'torchrun', '--verbose')
+    agent = start('dist_train.sh', *arguments, log='torchrun.txt', PORT=str(free_port()))
+    arguments = ('some_partition', 'some_job', 'endless.py', '--work-dir', 'slurm', '--verbose')
     srun = start(
         'slurm_train.sh', *arguments, log='slurm.txt', GPUS='2', GPUS_PER_NODE='2', MASTER_PORT=str(free_port())
     )
@@ -339,7 +340,7 @@ def test_killed_process_ends_the_others(project, start):
     asked = (project / 'srun.txt').read_text().splitlines()
     assert asked[:3] == ['-p', 'some_partition', '--job-name=some_job']
     assert {'--ntasks=2', '--ntasks-per-node=2', '--gres=gpu:2', '--kill-on-bad-exit=1'} <= set(asked)
-    assert asked[-5:] == ['endless.py', '--launcher', 'slurm', '--work-dir', 'slurm']
+    assert asked[-6:] == ['endless.py', '--launcher', 'slurm', '--work-dir', 'slurm', '--verbose']
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])

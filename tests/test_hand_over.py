@@ -54,7 +54,7 @@ default_hooks = dict(checkpoint=dict(interval=1), logger=dict(interval=1))"""
         + data_config('val', mnist, 'indices=list(range(0, 1000, 40))')
         + data_config('test', mnist, 'indices=list(range(0, 1000, 40))')
     )
-    done = run_tool('train.py', config, '--work-dir', folder / 'run')
+    done = run_tool('train.py', config, '--work-dir', folder / 'run', '--verbose')
     assert done.returncode == 0, done.stderr
     return config, folder / 'run', done.stdout + done.stderr
 
@@ -224,7 +224,8 @@ optim_wrapper = dict(optimizer=dict(lr=0.0, weight_decay=0.0))"""
         + data_config('val', blue_marble)
         + data_config('test', blue_marble)
     )
-    done = run_tool('train.py', config, '--work-dir', folder / 'run', '--cfg-options', 'train_dataloader.batch_size=2')
+    arguments = ['--work-dir', folder / 'run', '--verbose', '--cfg-options', 'train_dataloader.batch_size=2']
+    done = run_tool('train.py', config, *arguments)
     assert done.returncode == 0, done.stderr
     return config, folder / 'run', done.stdout + done.stderr
 

@@ -223,9 +223,10 @@ def train_and_test(run: Run, tools: Tools, on_progress: Callable[[float], None])
     with atomic_path(run.config) as path:
         run.cfg.dump(path)
     train, test = run.folder / 'train', run.folder / 'test'
-    tools.call(run.folder, on_line, 'train.py', run.config, '--work-dir', train, '--resume')
+    tools.call(run.folder, on_line, 'train.py', run.config, '--work-dir', train, '--resume', '--verbose')
     checkpoint = Path((train / 'last_checkpoint').read_text().strip())
-    tools.call(run.folder, on_line, 'test.py', run.config, checkpoint, '--work-dir', test, '--out', test)
+    arguments = ('--work-dir', test, '--out', test, '--verbose')
+    tools.call(run.folder, on_line, 'test.py', run.config, checkpoint, *arguments)
     metrics = json.loads((test / 'metrics.json').read_text())
     return metrics | dict(minutes=round((time.monotonic() - start) / 60, 1))
 

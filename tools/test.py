@@ -59,7 +59,7 @@ def main() -> None:
     if args.out and isinstance(cfg.test_evaluator, dict) and 'IoUMetric' in cfg.test_evaluator.type:
         cfg.test_evaluator.output_dir = args.out
     check_data(cfg, 'test_dataloader')
-    runner = build_runner(cfg, args.allow_pickle)
+    runner = build_runner(cfg, args.allow_pickle, args.verbose)
     runner.register_hook(dict(type='mmvittm.CheckpointFitHook', strict=True))
     metrics = runner.test()
     if args.out and is_main_process():

@@ -44,7 +44,7 @@ def main() -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check_data(cfg, 'train_dataloader', 'val_dataloader')
-    runner = build_runner(cfg, args.allow_pickle)
+    runner = build_runner(cfg, args.allow_pickle, args.verbose)
     runner.register_hook(dict(type='mmvittm.PretrainedReportHook'))
     runner.register_hook(dict(type='mmvittm.CheckpointFitHook', strict=bool(cfg.get('resume'))))
     runner.train()

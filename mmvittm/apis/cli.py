@@ -61,6 +61,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='load checkpoints that are more than plain weights; they can run any code, so use it for files you trust',
     )
+    parser.add_argument(
+        '--verbose', action='store_true', help="show mmengine's whole log, which the work dir gets in any case"
+    )
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help='set by torch.distributed.launch')
 
 

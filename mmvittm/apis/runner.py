@@ -5,14 +5,18 @@ import logging
 import os
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from unittest import mock
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..engine.hooks.progress_bar_hook import ProgressBarHook
 from ..engine.hooks.safe_checkpoint_hook import INTERRUPTED
 from ..errors import UserError
 from ..fileio import require_writable
@@ -27,6 +31,8 @@ _HIDDEN_MESSAGES = (
     'is skipped since its requires_grad=False',
     '"FileClient" will be deprecated in future',
     '"HardDiskBackend" is the alias of "LocalBackend"',
+    'The prefix is not set in metric class',
+    '`self.param_schedulers` is None, so skip saving parameter schedulers',
 )
 
 
@@ -50,7 +56,7 @@ def config_from_args(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def build_runner(cfg: Config, allow_pickle: bool = False) -> Runner:
+def build_runner(cfg: Config, allow_pickle: bool = False, verbose: bool = True) -> Runner:
     """Build the runner of a config. From here on, mmengine loads checkpoints without unpickling code.
 
     If the config sets ``resume`` without ``load_from``, the runner resumes from the newest intact checkpoint of the
@@ -59,6 +65,8 @@ def build_runner(cfg: Config, allow_pickle: bool = False) -> Runner:
     Args:
         cfg (Config): The config, with a ``work_dir``.
         allow_pickle (bool): Let checkpoints run code. Defaults to False.
+        verbose (bool): Show mmengine's log on the terminal; else warnings and the lines of a ProgressBarHook, which is
+            added. The file in the work dir gets the whole log either way. Defaults to True.
 
     Raises:
         UserError: If the work dir cannot be written to, none of its checkpoints is intact, or a part of the config
@@ -72,10 +80,40 @@ def build_runner(cfg: Config, allow_pickle: bool = False) -> Runner:
         cfg.load_from = str(newest) if newest else None
     hooks = cfg.get('default_hooks') or {}
     cfg.default_hooks = {name: hook for name, hook in hooks.items() if hook is not None or name in _MMENGINE_HOOKS}
-    with explain_config_errors(cfg):
+    with explain_config_errors(cfg), nullcontext() if verbose else _quiet_terminal():
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.logger.addFilter(lambda record: not any(message in record.getMessage() for message in _HIDDEN_MESSAGES))
+    if not verbose and not any(isinstance(hook, ProgressBarHook) for hook in runner.hooks):
+        runner.register_hook(ProgressBarHook())
+    runner.logger.addFilter(_is_of_use)
     return runner
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return not any(message in record.getMessage() for message in _HIDDEN_MESSAGES)
+
+
+def _is_for_the_terminal(record: logging.LogRecord) -> bool:
+    return hasattr(record, 'terminal') or (record.levelno >= logging.WARNING and _is_of_use(record))
+
+
+@contextmanager
+def _quiet_terminal() -> Iterator[None]:
+    """Let mmengine's loggers that are created meanwhile, and Python's warnings, write to their files only.
+
+    The terminal still gets the loggers' warnings, and messages marked with ``extra=dict(terminal=True)``.
+    """
+    create = MMLogger.__init__
+
+    def create_quiet(logger: MMLogger, *args, **kwargs) -> None:
+        create(logger, *args, **kwargs)
+        files = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
+        for handler in set(logger.handlers) - set(files):
+            handler.addFilter(_is_for_the_terminal)
+        logging.getLogger('py.warnings').handlers = files or [logging.NullHandler()]
+
+    logging.captureWarnings(True)
+    with mock.patch.object(MMLogger, '__init__', create_quiet):
+        yield
 
 
 def newest_checkpoint(work_dir: str | Path) -> Path | None:

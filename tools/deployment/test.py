@@ -27,7 +27,7 @@ def main() -> None:
     session, metadata = load_exported(args.exported, args.dtype)
     check_data(cfg, 'test_dataloader')
     cfg.test_evaluator = _without_streams(cfg.test_evaluator)
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, verbose=args.verbose)
     run_exported(runner.model, session, metadata)
     runner.test()
 

@@ -33,4 +33,4 @@ class PretrainedReportHook(Hook):
                 report = describe_pretrained(module, weights, init_cfg.get('prefix') or '')
             except UserError as error:
                 raise UserError(f'init_cfg of {name}, {checkpoint}: {error}') from error
-            runner.logger.info(f'init_cfg of {name}, {checkpoint}: {report}')
+            runner.logger.info(f'init_cfg of {name}, {checkpoint}: {report}', extra=dict(terminal=True))

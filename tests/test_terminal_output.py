@@ -1,0 +1,93 @@
+"""By default, train.py and test.py show what runs, its progress and its result; the log file has everything."""
+
+import io
+import re
+
+import pytest
+from conftest import ROOT
+from helpers.data import write_segmentation_set
+from helpers.tiny import tiny_backbone
+from rich.console import Console
+
+from mmvittm.engine.hooks import ProgressBarHook
+
+CONFIG = """
+_base_ = [{base!r} + '/default_runtime.py', {base!r} + '/hooks.py']
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', mean=[128.0] * 3, std=[64.0] * 3, size=(32, 32)),
+    backbone={backbone!r},
+    decode_head=dict(type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=2),
+    test_cfg=dict(mode='whole'))
+pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+dataset = dict(type='BaseSegDataset', data_root={data!r}, metainfo=dict(classes=('a', 'b')), img_suffix='.png',
+               pipeline=pipeline)
+train_dataloader = dict(
+    batch_size=2, num_workers=2, persistent_workers=True, sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(**dataset, data_prefix=dict(img_path='images/training', seg_map_path='annotations/training')))
+val_dataloader = dict(
+    batch_size=1, num_workers=1, persistent_workers=True, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(**dataset, data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation')))
+test_dataloader = val_dataloader
+val_evaluator = test_evaluator = dict(type='IoUMetric')
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+train_cfg = dict(type='mmvittm.ResumableIterLoop', max_iters=4, val_interval=4)
+val_cfg, test_cfg = dict(type='mmvittm.ReadableValLoop'), dict(type='mmvittm.ReadableTestLoop')
+default_hooks = dict(logger=dict(interval=2), checkpoint=dict(interval=4, by_epoch=False))
+"""
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('terminal')
+    data = write_segmentation_set(folder / 'data', (32, 32), 2)
+    text = CONFIG.format(base=str(ROOT / 'configs/_base_'), backbone=tiny_backbone(img_size=32), data=str(data))
+    (folder / 'tiny.py').write_text(text)
+    return folder / 'tiny.py'
+
+
+@pytest.fixture(scope='module')
+def trained(run_tool, config):
+    done = run_tool('train.py', config, '--work-dir', config.parent / 'work')
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_training_is_quiet(trained, config):
+    assert trained.stderr == ''
+    lines = trained.stdout.splitlines()
+    assert lines[0] == 'EncoderDecoder of ViTTM, FCNHead: 0.0 M parameters'
+    assert lines[1:3] == ['train: 2 images of BaseSegDataset', 'val: 2 images of BaseSegDataset']
+    progress = [line for line in lines if re.fullmatch(r'training \d/4 loss \d\.\d+ .*\d:\d\d:\d\d left', line)]
+    assert [line.split()[1] for line in progress] == ['2/4', '4/4']
+    assert re.fullmatch(r'Trained 4 iterations: aAcc [\d.]+, mIoU [\d.]+, mAcc [\d.]+; checkpoints in .*', lines[-1])
+    assert len(lines) == 8, trained.stdout
+
+
+def test_the_file_has_the_whole_log(trained):
+    (path,) = re.findall(r'^log: (.*)$', trained.stdout, re.MULTILINE)
+    log = open(path).read()
+    for text in ('Runtime environment', 'Config:', 'Iter(train) [4/4]', 'per class results', 'For binary segmentation'):
+        assert text in log, text
+
+
+def test_testing_is_quiet(trained, run_tool, config):
+    done = run_tool('test.py', config, config.parent / 'work/iter_4.pth', '--work-dir', config.parent / 'tested')
+    assert done.returncode == 0 and done.stderr == ''
+    assert 'testing 2/2' in done.stdout
+    (tested,) = re.findall(r'^mIoU +([\d.]+)$', done.stdout, re.MULTILINE)
+    assert f'mIoU {tested}' in trained.stdout.splitlines()[-1]
+    assert len(done.stdout.splitlines()) < 12, done.stdout
+
+
+def test_bar_on_a_terminal():
+    """One line that is rewritten, also while validating."""
+    hook = ProgressBarHook()
+    hook.progress.live.console = hook.console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    hook.progress.disable = False
+    hook._start('training', 10, 3)
+    hook.progress.update(hook.progress.task_ids[0], completed=5, loss='loss 0.500')
+    hook.progress.refresh()
+    hook.progress.stop()
+    text = hook.console.file.getvalue()
+    assert '5/10' in text and 'loss 0.500' in text and 'left' in text
