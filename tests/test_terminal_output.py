@@ -2,6 +2,7 @@
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -66,7 +67,7 @@ def test_training_is_quiet(trained, config):
 
 def test_the_file_has_the_whole_log(trained):
     (path,) = re.findall(r'^log: (.*)$', trained.stdout, re.MULTILINE)
-    log = open(path).read()
+    log = Path(path).read_text()
     for text in ('Runtime environment', 'Config:', 'Iter(train) [4/4]', 'per class results', 'For binary segmentation'):
         assert text in log, text
 

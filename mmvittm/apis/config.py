@@ -3,11 +3,10 @@
 import copy
 import difflib
 import inspect
-import io
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
-from importlib import import_module
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine import registry as mmengine_registries
@@ -50,7 +49,7 @@ _REGISTRY_OF_KEY = dict(
 
 
 def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
-    """Read a config file.
+    """Read a config file. Its ``custom_imports`` may name modules beside it and in the working directory.
 
     Args:
         path (str | Path): A ``.py``, ``.yaml`` or ``.json`` config.
@@ -63,9 +62,8 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f'config not found: {path}')
-    with redirect_stdout(io.StringIO()):  # OneDL's packages print "Could not import OneDL" when they are imported
-        import_module('mmseg.datasets')
-        import_module('mmpretrain.datasets')
+    # behind what is installed, so that a file called test.py hides no package
+    sys.path += [folder for folder in (str(path.parent.resolve()), str(Path.cwd())) if folder not in sys.path]
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is Python code and may raise anything

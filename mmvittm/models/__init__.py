@@ -1,3 +1,4 @@
+from ..model_index import register_names
 from .backbones.vittm import ViTTM
 from .fusions import AddEraseFusion, AddFusion, EraseFusion
 from .heads import PixelShuffleHead, ViTTMClsHead
@@ -27,3 +28,5 @@ __all__ = [
     'ViTTM',
     'ViTTMClsHead',
 ]
+
+register_names()

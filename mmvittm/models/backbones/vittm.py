@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.utils.checkpoint as cp
+from huggingface_hub import PyTorchModelHubMixin
 from mmcv.cnn.bricks.drop import build_dropout
 from mmengine.model import BaseModule, ModuleList
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
@@ -121,7 +122,14 @@ def _checkpointed(function: Callable, *args: Any) -> Any:
 
 
 @MODELS.register_module()
-class ViTTM(BaseModule):
+class ViTTM(
+    BaseModule,
+    PyTorchModelHubMixin,
+    library_name='mmvittm',
+    license='apache-2.0',
+    paper_url='https://arxiv.org/abs/2409.07613',
+    repo_url='https://github.com/mmvittm/mmvittm',
+):
     """Vision Token Turing Machine.
 
     A PyTorch implementation of `Token Turing Machines are Efficient Vision Models
@@ -157,6 +165,9 @@ class ViTTM(BaseModule):
             besides the tokens themselves, the activations of one chunk are held at a time, in training too. Needs
             components that treat memory tokens independently.
         init_cfg (dict, optional): Initialisation config, for instance ``dict(type='Pretrained', checkpoint=…)``.
+
+    ``save_pretrained(folder)`` writes ``config.json`` and ``model.safetensors``; ``from_pretrained`` reads them from a
+    folder or the Hugging Face Hub, and takes arguments to override.
 
     Parameters that no output depends on stay in the model, so that a checkpoint fits every choice of outputs; they are
     frozen, and ``forward`` skips them.

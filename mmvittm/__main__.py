@@ -1,0 +1,61 @@
+"""The command ``mmvittm``: ``mmvittm train CONFIG`` runs tools/train.py of the installed package, and so on."""
+
+import ast
+import re
+import runpy
+import sys
+
+from . import configs_dir
+
+TOOLS = configs_dir().parent / 'tools'
+COMMANDS = {
+    'train': 'train.py',
+    'test': 'test.py',
+    'predict': 'image_demo.py',
+    'scene': 'scene_demo.py',
+    'fps': 'fps_benchmark.py',
+    'study': 'study.py',
+    'demo': 'demo.py',
+    'publish': 'publish_model.py',
+    'export': 'deployment/export.py',
+    'test-export': 'deployment/test.py',
+    'convert from-authors': 'model_converters/vittm_to_mmvittm.py',
+    'convert to-authors': 'model_converters/mmvittm_to_vittm.py',
+    'convert from-vit': 'model_converters/vit_to_mmvittm.py',
+    'data blue-marble': 'dataset_converters/blue_marble.py',
+    'data blue-marble-scene': 'dataset_converters/blue_marble_scene.py',
+    'data digit-scenes': 'dataset_converters/digit_scenes.py',
+    'data mnist': 'dataset_converters/mnist.py',
+    'data fashion-mnist': 'dataset_converters/fashion_mnist.py',
+}
+
+
+def summary(tool: str) -> str:
+    """Return the beginning of a tool's docstring, up to a colon or a full stop."""
+    return re.split(r'[.:]\s|\.$', ast.get_docstring(ast.parse((TOOLS / tool).read_text(encoding='utf-8'))))[0]
+
+
+def usage() -> str:
+    """List the commands."""
+    lines = [f'  {command:24}{summary(tool)}' for command, tool in COMMANDS.items()]
+    return '\n'.join(['usage: mmvittm COMMAND …, with --help for the arguments of one', '', *lines])
+
+
+def main() -> None:
+    """Run the tool that the first one or two words name."""
+    words = sys.argv[1:]
+    for count in (2, 1):
+        command = ' '.join(words[:count])
+        if command in COMMANDS:
+            break
+    else:
+        asked = words[:1] in (['-h'], ['--help'])
+        sys.exit(print(usage()) if asked else f'{usage()}\n\nerror: no such command: {" ".join(words[:2])}')
+    tool = TOOLS / COMMANDS[command]
+    sys.argv = [str(tool), *words[count:]]
+    sys.path.insert(0, str(tool.parent))  # as for a script
+    runpy.run_path(str(tool), run_name='__main__')
+
+
+if __name__ == '__main__':
+    main()
