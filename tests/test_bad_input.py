@@ -1,6 +1,7 @@
 """Users' mistakes with train.py and test.py: each ends with one sentence and exit status 1."""
 
 import runpy
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fuzz import Case, judge
+from fuzz import tool as run_script
 from helpers.data import save, write_segmentation_set
 
 import mmvittm
@@ -117,7 +120,7 @@ def test_empty_folder(tool, damaged):
 def test_half_converted_folder(tool, damaged):
     (damaged / 'annotations' / 'training' / '1.png').unlink()
     sentence = tool('train.py', DEMO, *in_folder(damaged))
-    assert '1 of 4 images in' in sentence
+    assert '1 of 2 images in' in sentence  # of fold 2's training tiles
     assert str(damaged / 'annotations' / 'training' / '1.png') in sentence
 
 
@@ -200,6 +203,46 @@ def test_bad_checkpoint(tool, small_set, checkpoint, tmp_path, monkeypatch, writ
     monkeypatch.chdir(tmp_path)
     assert sentence in tool('test.py', DEMO, bad, *config_options)
     assert not (tmp_path / 'pwned').exists()
+
+
+@pytest.mark.parametrize(
+    ('words', 'sentence'),
+    [
+        (['train.py', DEMO, '--resume', ''], 'error: an argument is empty: '),
+        (['train.py', DEMO, '--resume='], 'error: an argument is empty: '),
+        (['test.py', DEMO, ''], 'error: an argument is empty: '),
+        (
+            ['train.py', DEMO, '--launcher', 'pytorch'],
+            'error: --launcher pytorch did not start this process (RANK, ',
+        ),
+        (['train.py', DEMO, '--launcher', 'slurm'], 'error: --launcher slurm did not start this process (SLURM_PROCID'),
+        (['fps_benchmark.py', DEMO, '--threads', '1000000'], 'error: --threads must be at most 1024, not 1000000'),
+        (['fps_benchmark.py', DEMO, '--shape', '1000000'], 'error: out of memory ('),
+    ],
+)
+def test_bad_argument(monkeypatch, tmp_path, words, sentence):
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT', 'SLURM_PROCID'):
+        monkeypatch.delenv(name, raising=False)
+    result = judge(Case('', lambda folder: run_script(*words)), tmp_path)
+    assert result.kind == 'sentence' and result.text.startswith(sentence)
+
+
+@pytest.mark.parametrize('option', ['a', 'a=[1,', 'a=(1,2]'])
+def test_malformed_cfg_options(tmp_path, option):
+    result = judge(Case('', lambda folder: run_script('train.py', DEMO, '--cfg-options', option)), tmp_path)
+    assert result.text.endswith(
+        f'--cfg-options takes pairs such as key=value or "key=[1,2]", not {shlex.quote(option)}'
+    )
+
+
+def test_predictions_of_two_images_of_one_name(tool, small_set, checkpoint, tmp_path):
+    for kind in ('images', 'annotations'):
+        for name in ('a', 'b'):
+            (tmp_path / 'set' / kind / name).mkdir(parents=True)
+            shutil.copy(small_set / kind / 'validation' / '2.png', tmp_path / 'set' / kind / name / '2.png')
+    sentence = tool('test.py', DEMO, checkpoint, '--out', tmp_path / 'out', *in_folder(tmp_path / 'set'))
+    assert '2 images share names, such as ' in sentence and 'b/2.png' in sentence
+    assert not list((tmp_path / 'out').iterdir())
 
 
 def test_resume_from_missing_checkpoint(tool, small_set, tmp_path):

@@ -1,12 +1,17 @@
 """Read configs, build models from them and write files: values first, then users' mistakes."""
 
 import re
+from unittest.mock import Mock
 
 import pytest
+from fuzz import Case, base_config, changed, judge, train_with, write_data
 from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, METRICS, DefaultScope
+from mmengine.runner import BaseLoop
+from torch.utils.data import DataLoader
 
-from mmvittm.apis.config import build_model, explain_config_errors, input_size, load_config
+from mmvittm.apis.config import build_model, input_size, load_config
+from mmvittm.apis.config_errors import FirstStepHook, explain_config_errors
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
@@ -157,6 +162,82 @@ def test_place_outside_the_model(registry, part, options, sentence):
         DefaultScope.overwrite_default_scope('mmseg'),
     ):
         registry.build(part)
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (
+            {'optim_wrapper.optimizer.type': 'Adamm'},
+            "optim_wrapper.optimizer: unknown type 'Adamm', did you mean",
+        ),
+        ({'optim_wrapper.optimizer.lr': -1}, 'optim_wrapper.optimizer (AdamW): Invalid learning rate: -1'),
+        ({'train_cfg.type': 'IterBasedTrainLop'}, "train_cfg: unknown type 'IterBasedTrainLop', did you mean 'Iter"),
+        ({'train_dataloader.sampler.type': 'X'}, "train_dataloader.sampler: unknown type 'X'"),
+        ({'val_evaluator.iou_metrics': ['mIoUU']}, "val_evaluator (IoUMetric): metrics ['mIoUU'] is not supported"),
+        ({'val_dataloader.dataset.type': 'X'}, "val_dataloader.dataset: unknown type 'X'"),
+        ({'train_dataloader.dataset.pipeline.0.type': 'X'}, "train_dataloader.dataset.pipeline.0: unknown type 'X'"),
+        ({'train_dataloader.dataset.pipeline.3.crop_size': (0, 1)}, 'train_dataloader.dataset.pipeline.3 (RandomCrop)'),
+        ({'model.decode_head.in_index': 9}, 'model.decode_head (FCNHead): '),
+        ({'train_cfg': None}, 'config.py: train_dataloader, train_cfg, and optim_wrapper should be either all None'),
+        ({'default_scope': 5}, 'default_scope must be a name such as mmseg, not 5'),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
+)
+def test_config_that_fails_before_the_first_step(tmp_path, options, sentence):
+    cfg = base_config(write_data(tmp_path))
+    for name, value in options.items():
+        place = name.split('.')
+        cfg = changed(cfg, tuple(int(key) if key.isdigit() else key for key in place), value)
+    result = judge(Case('', lambda folder: train_with(cfg, folder)), tmp_path)
+    assert result.kind == 'sentence' and sentence in result.text
+    if 'traceback: ' in result.text:
+        log = tmp_path / re.search(r'traceback: (.*)\)', result.text)[1]
+        assert log.read_text().startswith('Traceback')
+
+
+def test_error_after_the_first_step_keeps_its_traceback():
+    first_step = FirstStepHook()
+    cfg = config(SEGMENTOR)
+    loop = type('Loop', (BaseLoop,), dict(run=lambda self: {}['a defect']))(Mock(), DataLoader([0]))
+    with pytest.raises(UserError, match=r'config tiny.py: a defect'), explain_config_errors(cfg, first_step):
+        loop.run()
+    first_step.after_train_iter()
+    with pytest.raises(KeyError), explain_config_errors(cfg, first_step):
+        loop.run()
+
+
+@pytest.mark.parametrize(
+    ('text', 'sentence'),
+    [
+        ('a: !!python/object/apply:os.system ["touch pwned"]', 'could not determine a constructor for the tag'),
+        ('a: !!python/name:os.system', 'could not determine a constructor for the tag'),
+    ],
+)
+def test_yaml_config_runs_no_code(tmp_path, monkeypatch, text, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'bad.yaml').write_text(text)
+    (tmp_path / 'child.py').write_text("_base_ = './bad.yaml'")
+    for name in ('bad.yaml', 'child.py'):
+        with pytest.raises(UserError, match=sentence):
+            load_config(tmp_path / name)
+    assert not (tmp_path / 'pwned').exists()
+
+
+def test_yaml_config_with_a_tuple(tmp_path):
+    Config(dict(sizes=(1, 2))).dump(tmp_path / 'a.yaml')
+    assert load_config(tmp_path / 'a.yaml').sizes == (1, 2)
+
+
+@pytest.mark.parametrize('value', [2, -1, 1.0, float('nan')])
+def test_value_that_makes_no_sense(tmp_path, value):
+    (tmp_path / 'a.py').write_text('model = dict(backbone=dict(drop_path_rate=0.1))')
+    with pytest.raises(UserError, match=r'model.backbone.drop_path_rate must be at least 0 and below 1, not'):
+        load_config(tmp_path / 'a.py', {'model.backbone.drop_path_rate': value})
+    with pytest.raises(UserError, match=r'clip_grad.max_norm must be a number above 0'):
+        load_config(tmp_path / 'a.py', {'optim_wrapper.clip_grad.max_norm': -1})
+    with pytest.raises(UserError, match=r'data_preprocessor.std must be a number above 0, not 0'):
+        load_config(tmp_path / 'a.py', {'data_preprocessor.std': [1, 0, 1]})
 
 
 def test_error_that_is_not_the_configs():

@@ -1,5 +1,6 @@
 """Exported models compute the numbers of the models they were made from, or are not written."""
 
+import json
 import re
 import sys
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.deployment import call_tool, make_models, needs_torch_export, photograph, write_onnx
+from helpers.deployment import METADATA_0_1_0, call_tool, make_models, needs_torch_export, photograph, write_onnx
 from helpers.tiny import images, one_thread, randomize, tiny_vittm
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -202,6 +203,36 @@ def test_an_export_of_0_1_0_loads_and_predicts(tmp_path):
     np.testing.assert_array_equal(predictor.predict(image), expected)
     assert tuple(predictor.classes) == ('sea', 'land', 'ice')
     assert load_exported(tmp_path / 'old.onnx')[1].version == '0.1.0'
+
+
+@pytest.mark.parametrize(
+    ('change', 'sentence'),
+    [
+        (dict(task='detection'), "task must be one of segmentation, classification, not 'detection'"),
+        (dict(task=['segmentation']), 'task must be one of'),
+        (dict(shape=[24]), 'shape must be two whole numbers above 0'),
+        (dict(shape=[24, 0]), 'shape must be two whole numbers above 0'),
+        (dict(shape=24), 'shape must be two whole numbers above 0'),
+        (dict(fit='stretch'), "fit must be a way to fit an image, not 'stretch'"),
+        (dict(channel_order='gbr'), "channel_order must be rgb or bgr, not 'gbr'"),
+        (dict(mean=[1, 2]), 'mean must be three numbers'),
+        (dict(mean=[1, 2, 'a']), 'mean must be three numbers'),
+        (dict(std=[1, 0, 1]), 'std must be three numbers above 0'),
+        (dict(std=[1, float('nan'), 1]), 'std must be three numbers above 0'),
+        (dict(pad_value=None), 'pad_value must be a number'),
+        (dict(align_corners='no'), 'align_corners must be true or false'),
+        (dict(classes=[]), 'classes must be a list of names'),
+        (dict(classes=['sea']), '1 classes and 3 colours'),
+        (dict(palette=[[0, 0, 256]] * 3), 'palette must be a list of RGB colours'),
+        (dict(classes=['sea', 'land'], palette=[[0, 0, 0]] * 2), '3 logits for 2 classes'),
+        (dict(shape=[16, 16]), r'does not run on its own shape \(16, 16\)'),
+    ],
+    ids=str,
+)
+def test_metadata_that_makes_no_sense(tmp_path, change, sentence):
+    write_onnx(tmp_path / 'a.onnx', json.dumps(json.loads(METADATA_0_1_0) | change))
+    with pytest.raises(UserError, match=sentence):
+        exported_predictor(tmp_path / 'a.onnx').predict(photograph(20, 30))
 
 
 def test_a_file_of_another_origin_is_refused(tmp_path):

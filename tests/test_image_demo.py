@@ -61,6 +61,22 @@ def test_a_broken_image_is_reported_at_the_end(models, images, tmp_path, run_too
     assert '3 of 4 files painted' in done.stdout
 
 
+def test_odd_images_do_not_stop_the_others(models, tmp_path, monkeypatch):
+    folder = tmp_path / '['  # so that the path of x] reads as markup
+    folder.mkdir()
+    for name in ('a.png', 'x].png'):
+        Image.fromarray(photograph(30, 50)).save(folder / name)
+    (folder / 'empty.png').touch()
+    (folder / '._a.png').write_bytes(b'Mac')
+    Image.fromarray(photograph(1, 3000)).save(folder / 'line.png')
+    model = models / 'segmentor.py', models / 'segmentor.pth'
+    with pytest.raises(
+        UserError, match=r'^2 of 4 files failed: .*empty\.png cannot be read.*line\.png of 1×3000 pixels'
+    ):
+        call_tool(monkeypatch, 'image_demo.py', folder, *model, '--out', tmp_path / 'out')
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['a.png', 'x].png']
+
+
 def test_an_image_is_painted_beside_its_legend(models, segmentor, images, tmp_path, monkeypatch):
     source, out = images / 'small.png', tmp_path / 'out'
     call_tool(monkeypatch, 'image_demo.py', source, models / 'segmentor.py', models / 'segmentor.pth', '--out', out)

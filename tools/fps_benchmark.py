@@ -17,10 +17,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 
-from mmvittm.apis.cli import run_tool
+from mmvittm.apis.cli import CfgOptions, run_tool
 from mmvittm.benchmark.candidates import build_candidate
 from mmvittm.benchmark.machine import describe_machine
 from mmvittm.benchmark.measurement import measure
@@ -30,6 +29,8 @@ from mmvittm.benchmark.report import flatten, growth, show, write_csv
 from mmvittm.benchmark.timing import MIN_ROUNDS, spread
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
+
+MAX_THREADS = 1024  # OpenMP crashes with many more
 
 #: Settings that can be swept, and the unit of the size that latency is plotted against.
 SWEEPS = {'shape': 'pixels', 'batch-size': 'images', 'memory-patch': 'pixels of patch side'}
@@ -41,7 +42,7 @@ def parse_args() -> argparse.Namespace:
 
     model = parser.add_argument_group('model and input')
     model.add_argument('--checkpoint', nargs='+', default=[], help='one per config (default: random weights)')
-    model.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='overrides for all configs')
+    model.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, help='overrides for all configs')
     model.add_argument('--batch-size', type=positive_int, default=1, help='images per batch (default: 1)')
     model.add_argument(
         '--shape', type=positive_int, nargs='+', metavar='H', help="H or H W (default: config's test size)"
@@ -102,6 +103,8 @@ def check_args(args: argparse.Namespace) -> None:
     for name in ('warmup', 'precision', 'max_time'):
         if not getattr(args, name) >= 0:
             raise UserError(f'--{name.replace("_", "-")} must be 0 or more, not {getattr(args, name)}')
+    if args.threads and args.threads > MAX_THREADS:
+        raise UserError(f'--threads must be at most {MAX_THREADS}, not {args.threads}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: torch finds no GPU, use --device cpu')
     if args.parts and (args.train or not any(BACKENDS[name].is_eager for name in args.backend)):

@@ -12,10 +12,12 @@ import mmcv
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from mmvittm.apis.cli import run_tool
-from mmvittm.deploy.images import IMAGE_SUFFIXES, read_image
+from mmvittm.apis.config_errors import error_text
+from mmvittm.deploy.images import IMAGE_SUFFIXES, is_named, read_image
 from mmvittm.deploy.predict import Predictor, load_predictor
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, require_writable
@@ -57,16 +59,21 @@ def paint(image: np.ndarray, predictor: Predictor) -> np.ndarray:
 
 
 def paint_image(source: Path, out: Path, predictor: Predictor, progress: Progress) -> None:
-    painted = paint(read_image(source), predictor)
+    image = read_image(source)
+    try:
+        painted = paint(image, predictor)
+    except Exception as error:  # what a model raises for an odd image depends on the model
+        size = '×'.join(map(str, image.shape[:2]))
+        raise UserError(f'image {source} of {size} pixels cannot be painted: {error_text(error)}') from error
     with atomic_path(out) as path:
-        cv2.imwrite(str(path), painted)
+        mmcv.imwrite(painted, str(path))  # unlike cv2.imwrite, it raises an error on a full disk
 
 
 def paint_video(source: Path, out: Path, predictor: Predictor, progress: Progress) -> None:
     video = mmcv.VideoReader(str(source))
     if not video.opened or video.frame_cnt < 1:
         raise UserError(f'video {source} cannot be read: it is damaged or of an unknown format')
-    step = progress.add_task(source.name, total=video.frame_cnt)
+    step = progress.add_task(escape(source.name), total=video.frame_cnt)
     with atomic_path(out) as path:
         writer = None
         while (frame := video.read()) is not None:  # not by index: the header may promise more frames than there are
@@ -93,7 +100,7 @@ def jobs(source: Path, out: Path) -> list[tuple]:
         if path.suffix.lower() in IMAGE_SUFFIXES
         else (paint_video, path, out / f'{path.name}.mp4')
         for path in (sorted(source.iterdir()) if source.is_dir() else [source])
-        if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
+        if is_named(path, IMAGE_SUFFIXES + VIDEO_SUFFIXES)
     ]
     if not found:
         raise UserError(f'no image or video ({", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}) in {source}')
@@ -113,8 +120,8 @@ def main() -> None:
                 paint_file(path, out, predictor, progress)
             except UserError as error:
                 failed.append(error)
-                console.print(f'[yellow]{error}', soft_wrap=True)
-    Console(soft_wrap=True).print(f'{len(todo) - len(failed)} of {len(todo)} files painted to {args.out}')
+                console.print(str(error), style='yellow', markup=False, soft_wrap=True)
+    Console(soft_wrap=True, markup=False).print(f'{len(todo) - len(failed)} of {len(todo)} files painted to {args.out}')
     if failed:
         raise UserError(f'{len(failed)} of {len(todo)} files failed: {"; ".join(map(str, failed))}')
 

@@ -26,13 +26,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 import yaml
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from study_report import write_report
 
 import mmvittm
-from mmvittm.apis.cli import run_tool
+from mmvittm.apis.cli import CfgOptions, run_tool
 from mmvittm.apis.config import load_config
 from mmvittm.benchmark.machine import cpu_name
 from mmvittm.errors import UserError
@@ -59,7 +59,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--results', type=Path, default=Path('results'), help='folder of the CSV files')
     parser.add_argument('--docs', type=Path, default=Path('docs/study.md'), help='page of the report')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'), help='logs and checkpoints')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='overrides of every config')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, help='overrides of every config')
     return parser.parse_args()
 
 

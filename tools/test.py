@@ -8,7 +8,8 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import dump
 
 from mmvittm.apis.cli import add_common_arguments, run_tool
-from mmvittm.apis.data import check_data
+from mmvittm.apis.config_errors import FirstStepHook, explain_config_errors
+from mmvittm.apis.data import check_data, check_distinct_names
 from mmvittm.apis.runner import build_runner, config_from_args
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
@@ -52,16 +53,22 @@ def main() -> None:
     args = parse_args()
     cfg = config_from_args(args)
     cfg.load_from = args.checkpoint
-    if args.show_dir:
-        draw_predictions(cfg, args.show_dir)
-    if args.tta:
-        use_tta(cfg)
-    if args.out and isinstance(cfg.test_evaluator, dict) and 'IoUMetric' in cfg.test_evaluator.type:
-        cfg.test_evaluator.output_dir = args.out
-    check_data(cfg, 'test_dataloader')
-    runner = build_runner(cfg, args.allow_pickle, args.verbose)
-    runner.register_hook(dict(type='mmvittm.CheckpointFitHook', strict=True))
-    metrics = runner.test()
+    first_step = FirstStepHook()
+    with explain_config_errors(cfg, first_step):
+        if args.show_dir:
+            draw_predictions(cfg, args.show_dir)
+        if args.tta:
+            use_tta(cfg)
+        saves_maps = args.out and isinstance(cfg.test_evaluator, dict) and 'IoUMetric' in cfg.test_evaluator.type
+        if saves_maps:
+            cfg.test_evaluator.output_dir = args.out
+        check_data(cfg, 'test_dataloader')
+        runner = build_runner(cfg, args.allow_pickle, args.verbose)
+        if saves_maps or (args.show_dir and cfg.default_hooks.visualization.type == 'VisualizationHook'):
+            check_distinct_names(runner.test_loop.dataloader.dataset)
+        runner.register_hook(dict(type='mmvittm.CheckpointFitHook', strict=True))
+        runner.register_hook(first_step, 'LOWEST')
+        metrics = runner.test()
     if args.out and is_main_process():
         with atomic_path(Path(args.out) / 'metrics.json') as path:
             dump(metrics, path, indent=2)  # unlike json.dump, it takes numpy numbers

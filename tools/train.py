@@ -6,6 +6,7 @@ import torch
 from mmengine.config import Config
 
 from mmvittm.apis.cli import add_common_arguments, run_tool
+from mmvittm.apis.config_errors import FirstStepHook, explain_config_errors
 from mmvittm.apis.data import check_data
 from mmvittm.apis.runner import build_runner, config_from_args
 from mmvittm.errors import UserError
@@ -38,16 +39,19 @@ def use_amp(cfg: Config) -> None:
 def main() -> None:
     args = parse_args()
     cfg = config_from_args(args)
-    if args.amp:
-        use_amp(cfg)
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    check_data(cfg, 'train_dataloader', 'val_dataloader')
-    runner = build_runner(cfg, args.allow_pickle, args.verbose)
-    runner.register_hook(dict(type='mmvittm.PretrainedReportHook'))
-    runner.register_hook(dict(type='mmvittm.CheckpointFitHook', strict=bool(cfg.get('resume'))))
-    runner.train()
+    first_step = FirstStepHook()
+    with explain_config_errors(cfg, first_step):
+        if args.amp:
+            use_amp(cfg)
+        if args.resume:
+            cfg.resume = True
+            cfg.load_from = None if args.resume == 'auto' else args.resume
+        check_data(cfg, 'train_dataloader', 'val_dataloader')
+        runner = build_runner(cfg, args.allow_pickle, args.verbose)
+        runner.register_hook(dict(type='mmvittm.PretrainedReportHook'))
+        runner.register_hook(dict(type='mmvittm.CheckpointFitHook', strict=bool(cfg.get('resume'))))
+        runner.register_hook(first_step, 'LOWEST')
+        runner.train()
 
 
 if __name__ == '__main__':

@@ -2,6 +2,8 @@
 
 import argparse
 import errno
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,6 +23,9 @@ from ..errors import UserError  # noqa: E402
 from ..weights import use_safe_loading  # noqa: E402
 from .distributed import explain_lost_process  # noqa: E402
 
+# the allocator's RuntimeError on the CPU; that on a GPU is torch.OutOfMemoryError, a RuntimeError too
+_OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed", re.IGNORECASE)
+
 
 def run_tool(main: Callable[[], None]) -> None:
     """Call ``main`` and report users' mistakes in one sentence on stderr, with exit status 1.
@@ -28,20 +33,37 @@ def run_tool(main: Callable[[], None]) -> None:
     Checkpoints named in configs are read without running code from them.
     """
     use_safe_loading()
+    if any(not word or re.fullmatch(r'--[\w-]+=', word) for word in sys.argv[1:]):
+        sys.exit(f'error: an argument is empty: {shlex.join(sys.argv[1:])}')
     try:
         main()
-    except UserError as error:
-        sys.exit(f'error: {_sentence(error)}')
-    except RuntimeError as error:
-        if problem := explain_lost_process(error):
-            sys.exit(f'error: {problem}')
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            sys.exit(f'error: no space left to write {error.filename or "a file"}: free some space and start again')
-        raise
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if problem := known_problem(error):
+            sys.exit(f'error: {problem}')
+        raise
+
+
+def known_problem(error: Exception) -> str | None:
+    """Return one sentence for an error that a user can mend, or None for one that may be a defect."""
+    if isinstance(error, UserError):
+        return _sentence(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f'no space left to write {error.filename or "a file"}: free some space and start again'
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
+        return f'out of memory ({" ".join(str(error).split())[:200]}): choose smaller images, batches or models'
+    return explain_lost_process(error) if isinstance(error, RuntimeError) else None
+
+
+class CfgOptions(DictAction):
+    """mmengine's ``--cfg-options key=value …``, with an argparse error for what it cannot read."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values, option_string=None):
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except Exception:
+            parser.error(f'{option_string} takes pairs such as key=value or "key=[1,2]", not {shlex.join(values)}')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +72,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='override config values, as key=value pairs: model.backbone.arch=tiny, or key="[a,b]" for a list',
     )
     parser.add_argument(

@@ -9,9 +9,12 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_distributed
 
+from ..errors import UserError
+
 # The variables that torch.distributed reads, and those that the launchers of mmengine set instead.
 _VARIABLES = {
-    'pytorch': {},
+    'none': {},
+    'pytorch': {name: name for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')},
     'slurm': dict(RANK='SLURM_PROCID', LOCAL_RANK='SLURM_LOCALID', WORLD_SIZE='SLURM_NTASKS'),
     'mpi': dict(
         RANK='OMPI_COMM_WORLD_RANK', LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK', WORLD_SIZE='OMPI_COMM_WORLD_SIZE'
@@ -24,6 +27,15 @@ _LOST = re.compile(
     r'|ncclRemoteError|ncclSystemError|remote process exited',
     re.IGNORECASE,
 )
+
+
+def check_launcher(launcher: str) -> None:
+    """Raise a :class:`UserError` if the environment variables are missing that ``launcher`` sets."""
+    if missing := [name for name in _VARIABLES[launcher].values() if name not in os.environ]:
+        raise UserError(
+            f'--launcher {launcher} did not start this process ({", ".join(missing)} not set): start it with torchrun, '
+            'srun or mpirun, or leave --launcher out'
+        )
 
 
 def adapt_to_cpu(cfg: Config) -> None:

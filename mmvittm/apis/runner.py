@@ -21,8 +21,9 @@ from ..engine.hooks.safe_checkpoint_hook import INTERRUPTED
 from ..errors import UserError
 from ..fileio import require_writable
 from ..weights import use_safe_loading
-from .config import explain_config_errors, load_config
-from .distributed import adapt_to_cpu, init_cpu_process_group
+from .config import load_config
+from .config_errors import FirstStepHook, explain_config_errors
+from .distributed import adapt_to_cpu, check_launcher, init_cpu_process_group
 
 # mmengine takes None for these hooks, which removes them, and asserts on any other.
 _MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -40,8 +41,9 @@ def config_from_args(args: argparse.Namespace) -> Config:
     """Read ``args.config`` and apply the arguments of :func:`~mmvittm.apis.cli.add_common_arguments`.
 
     Raises:
-        UserError: If the config cannot be read.
+        UserError: If the config cannot be read, or the launcher did not start this process.
     """
+    check_launcher(args.launcher)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
@@ -52,7 +54,8 @@ def config_from_args(args: argparse.Namespace) -> Config:
     if cfg.launcher == 'none':
         cfg.pop('strategy', None)  # FSDP needs a process group
     if not torch.cuda.is_available():
-        adapt_to_cpu(cfg)
+        with explain_config_errors(cfg, FirstStepHook()):
+            adapt_to_cpu(cfg)
     return cfg
 
 

@@ -1,18 +1,19 @@
 from .blue_marble import BlueMarbleDataset
 from .camvid import CamVidDataset
+from .checked import CheckedDataset
 from .digit_scenes import DigitScenesDataset, MakeDigitScene
 from .seeded import SeededDataset, SeededSampler
-from .transforms import CheckLabels, RandomRoll
-from .unreadable_files import UnreadableFileGuard
+from .transforms import CheckImage, CheckLabels, RandomRoll
 
 __all__ = [
     'BlueMarbleDataset',
     'CamVidDataset',
+    'CheckImage',
     'CheckLabels',
+    'CheckedDataset',
     'DigitScenesDataset',
     'MakeDigitScene',
     'RandomRoll',
     'SeededDataset',
     'SeededSampler',
-    'UnreadableFileGuard',
 ]

@@ -15,12 +15,11 @@ import torch
 from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from torch.utils.data import Dataset, Sampler
 
 from ..errors import UserError
 from ..registry import DATA_SAMPLERS, DATASETS
-from .unreadable_files import unreadable_file
+from .checked import CheckedDataset
 
 
 class Draw(NamedTuple):
@@ -89,53 +88,45 @@ class SeededSampler(Sampler):
 
 
 @DATASETS.register_module()
-class SeededDataset(Dataset):
-    """Data set wrapper that seeds each sample with its position and replaces samples with unreadable files.
+class SeededDataset(CheckedDataset):
+    """Data set wrapper that seeds each sample with its position and replaces samples with bad files.
 
     Args:
         dataset (dict): Config of the data set.
-        max_corrupt_files (int): Number of samples with an unreadable image or label map that are replaced by others,
-            with a warning, before it is an error. Counted per process. Defaults to 0.
+        max_corrupt_files (int): Number of samples with a bad image or label map that are replaced by others, with a
+            warning, before it is an error. Counted per process. Defaults to 0.
+        num_classes (int, optional): Number of classes of the model.
     """
 
-    def __init__(self, dataset: dict, max_corrupt_files: int = 0) -> None:
-        self.dataset = MMENGINE_DATASETS.build(dataset)
-        self.metainfo = getattr(self.dataset, 'metainfo', {})
+    def __init__(self, dataset: dict, max_corrupt_files: int = 0, num_classes: int | None = None) -> None:
+        super().__init__(dataset, num_classes)
         self.max_corrupt_files = max_corrupt_files
         # shared with the workers
         self.corrupt = torch.zeros(len(self.dataset), dtype=torch.bool).share_memory_()
 
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.dataset)
-
     def __getitem__(self, draw: Draw) -> dict:
-        """Load the sample of ``draw``, or another random one if its files cannot be read.
+        """Load the sample of ``draw``, or another random one if its files are bad.
 
         Raises:
-            UserError: If more than ``max_corrupt_files`` samples cannot be read.
+            UserError: If more than ``max_corrupt_files`` samples have bad files.
         """
         index = draw.index
         for attempt in count():
             seed_all(*draw.key, attempt)
             try:
-                return self.dataset[index]
-            except Exception as error:
+                return super().__getitem__(index)
+            except UserError as error:
                 self._note_corrupt(index, error)
             index = int(np.random.default_rng((*draw.key, attempt)).integers(len(self)))
 
-    def _note_corrupt(self, index: int, error: Exception) -> None:
-        problem = str(error) if isinstance(error, UserError) else unreadable_file(self.dataset.get_data_info(index))
-        if problem is None:
-            raise  # the files can be read, so the error is another
+    def _note_corrupt(self, index: int, error: UserError) -> None:
         is_new = not self.corrupt[index]
         self.corrupt[index] = True
         found = int(self.corrupt.sum())
         if found > self.max_corrupt_files or found == len(self):
             raise UserError(
-                f'{problem}: repair or remove it, or allow more such files with train_cfg.max_corrupt_files, '
-                f'now {self.max_corrupt_files}'
+                f'{error}, or allow more such files with train_cfg.max_corrupt_files, now {self.max_corrupt_files}'
             ) from error
         if is_new:
-            message = f'{problem}: replaced by another sample ({found} of at most {self.max_corrupt_files})'
+            message = f'{error}; replaced by another sample ({found} of at most {self.max_corrupt_files})'
             print_log(message, logger='current', level=logging.WARNING)

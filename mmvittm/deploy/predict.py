@@ -52,7 +52,14 @@ def exported_predictor(path: Path) -> Predictor:
 
     def predict(image: np.ndarray) -> np.ndarray:
         inputs, content = prepare(image, metadata)
-        return task.decode(session(inputs[None]), metadata, content, image.shape[:2])[0]
+        try:
+            outputs = session(inputs[None])
+        except Exception as error:  # the runtimes' exceptions have no other base in common
+            raise UserError(f'{path} does not run on its own shape {metadata.shape}: export it again') from error
+        if outputs[0].shape[1] != len(metadata.classes):
+            numbers = outputs[0].shape[1], len(metadata.classes)
+            raise UserError(f'{path} has {numbers[0]} logits for {numbers[1]} classes: export it again')
+        return task.decode(outputs, metadata, content, image.shape[:2])[0]
 
     return Predictor(task, metadata.classes, metadata.palette, predict)
 

@@ -11,7 +11,6 @@ crop_size = (256, 256)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='mmvittm.CheckLabels', num_classes=6),
     dict(type='RandomResize', scale=(300, 300), ratio_range=(0.87, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size),
     # random quarter turns, then a flip along a random axis: all eight orientations

@@ -9,7 +9,6 @@ crop_size = (1344, 2688)  # of the whole scene: half of its size
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='mmvittm.CheckLabels', num_classes=6),
     dict(type='Resize', scale=crop_size[::-1], keep_ratio=False, interpolation='area'),
     dict(type='mmvittm.RandomRoll'),
     dict(type='RandomFlip', prob=0.5),

@@ -5,9 +5,8 @@ data_help = 'get it with `git clone https://github.com/alexgkendall/SegNet-Tutor
 # Images have 360 × 480 pixels; crops are padded to whole patches of 32 pixels.
 crop_size = (384, 480)
 train_pipeline = _base_.train_pipeline
-train_pipeline[2].num_classes = 11  # CheckLabels
-train_pipeline[3].scale = (480, 360)  # RandomResize
-train_pipeline[4].crop_size = crop_size  # RandomCrop
+train_pipeline[2].scale = (480, 360)  # RandomResize
+train_pipeline[3].crop_size = crop_size  # RandomCrop
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = (480, 360)  # Resize
 train_dataloader = dict(

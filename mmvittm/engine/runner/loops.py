@@ -18,6 +18,13 @@ from ...errors import UserError
 from ...registry import LOOPS
 
 
+def _num_classes(runner: Runner) -> int | None:
+    """Return the number of classes of the model's head, or None if its config does not say."""
+    model = runner.cfg.get('model') or {}
+    head = model.get('decode_head') or model.get('head') or {}
+    return (head[-1] if isinstance(head, list) else head).get('num_classes')
+
+
 class _ResumableLoop:
     """Mixin for mmengine's training loops; must come before them in the bases."""
 
@@ -26,7 +33,12 @@ class _ResumableLoop:
     def __init__(self, runner: Runner, dataloader: dict, *args, max_corrupt_files: int = 0, **kwargs) -> None:
         if not isinstance(dataloader, dict) or 'batch_sampler' in dataloader:
             raise UserError('Resumable loops need a train_dataloader with batch_size and without batch_sampler')
-        dataset = dict(type='mmvittm.SeededDataset', dataset=dataloader['dataset'], max_corrupt_files=max_corrupt_files)
+        dataset = dict(
+            type='mmvittm.SeededDataset',
+            dataset=dataloader['dataset'],
+            max_corrupt_files=max_corrupt_files,
+            num_classes=_num_classes(runner),
+        )
         sampler = dict(type='mmvittm.SeededSampler', sampler=dataloader['sampler'], endless=self.endless)
         super().__init__(runner, {**dataloader, 'dataset': dataset, 'sampler': sampler}, *args, **kwargs)
 
@@ -144,16 +156,18 @@ class _GuardedLoop:
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
         if isinstance(dataloader, dict):
-            dataset = dict(type='mmvittm.UnreadableFileGuard', dataset=dataloader['dataset'])
+            dataset = dict(
+                type='mmvittm.CheckedDataset', dataset=dataloader['dataset'], num_classes=_num_classes(runner)
+            )
             dataloader = {**dataloader, 'dataset': dataset}
         super().__init__(runner, dataloader, *args, **kwargs)
 
 
 @LOOPS.register_module()
 class ReadableValLoop(_GuardedLoop, ValLoop):
-    """mmengine's ValLoop on an :class:`~mmvittm.datasets.UnreadableFileGuard`."""
+    """mmengine's ValLoop on an :class:`~mmvittm.datasets.CheckedDataset`."""
 
 
 @LOOPS.register_module()
 class ReadableTestLoop(_GuardedLoop, TestLoop):
-    """mmengine's TestLoop on an :class:`~mmvittm.datasets.UnreadableFileGuard`."""
+    """mmengine's TestLoop on an :class:`~mmvittm.datasets.CheckedDataset`."""
