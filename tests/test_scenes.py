@@ -22,7 +22,7 @@ from mmvittm.errors import UserError
 from mmvittm.scenes import load_shipped_model, predict_scene
 from mmvittm.scenes.locality import measure_locality
 from mmvittm.scenes.rasters import Window, open_raster, write_labels
-from mmvittm.scenes.whole import Scene, SceneModel, interpolate
+from mmvittm.scenes.whole import Scene, SceneModel, bilinear
 
 rasterio = pytest.importorskip('rasterio')
 pytestmark = pytest.mark.filterwarnings(
@@ -185,12 +185,13 @@ def test_a_global_head_is_refused(layer):
 def test_interpolation_in_parts(size):
     x = torch.randn(1, 2, *size, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(x, (33, 41), mode='bilinear', align_corners=False)
+    columns = bilinear(range(41), size[1] / 41, size[1]).float()
     parts = []
-    for rows in (range(15), range(15, 33)):
+    for part in (range(15), range(15, 33)):
         scale = size[0] / 33
-        low = max(0, int((rows.start + 0.5) * scale - 0.5))
-        part = interpolate(x[:, :, low:], 2, rows, scale, low)
-        parts.append(interpolate(part, 3, range(41), size[1] / 41, 0))
+        low = max(0, int((part.start + 0.5) * scale - 0.5))
+        rows = bilinear(part, scale, size[0] - low, low).float()
+        parts.append(rows @ x[:, :, low:] @ columns.T)
     torch.testing.assert_close(torch.cat(parts, 2), expected)
 
 
@@ -362,6 +363,13 @@ BAD_MODELS = {
 def test_bad_model(options, problem):
     with pytest.raises(UserError, match=problem):
         SceneModel(model(**options))
+
+
+def test_one_logit_for_two_classes(tmp_path):
+    net = model()
+    net.out_channels = 1
+    with pytest.raises(UserError, match='one logit for two classes is not supported'):
+        predict_scene(net, tmp_path / 'a.png', tmp_path / 'labels.png', PALETTE)
 
 
 def test_another_backbone_can_slide_only(tmp_path):

@@ -73,7 +73,7 @@ def predict_whole(model: EncoderDecoder, image: Path, labels: Path) -> None:
         pixels = read_normalized(model, raster, window)
         logits = model.encode_decode(pixels, [dict(img_shape=pixels.shape[2:])])
         with write_labels(labels, raster, PALETTE) as writer:
-            writer.write(label_map(model, logits), window)
+            writer.write(label_map(logits), window)
 
 
 MODES = dict(

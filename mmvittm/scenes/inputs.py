@@ -34,10 +34,9 @@ def read_normalized(model: EncoderDecoder, raster: Raster, window: Window) -> Te
     return F.pad(pixels[None], (0, window.width - width, 0, window.height - height), value=preprocessor.pad_value)
 
 
-def label_map(model: EncoderDecoder, logits: Tensor) -> np.ndarray:
+def label_map(logits: Tensor) -> np.ndarray:
     """Turn logits ``(1, K, height, width)`` into labels ``(height, width)``, uint8."""
-    prediction = model.postprocess_result(logits)[0].pred_sem_seg.data[0]
-    return prediction.to(torch.uint8).cpu().numpy()
+    return logits[0].max(0).indices.to(torch.uint8).cpu().numpy()  # argmax is several times slower
 
 
 def track(progress: Progress | None, items: Sequence, description: str) -> Iterable:

@@ -55,6 +55,8 @@ def predict_scene(
             file cannot be written.
     """
     palette = model.dataset_meta['palette'] if palette is None else palette
+    if model.out_channels == 1:
+        raise UserError('a head with one logit for two classes is not supported: set out_channels=2')
     _check(image, labels, palette, mode, preview)
     with open_raster(image, positive_int('reduce', reduce)) as raster, torch.inference_mode(), ExitStack() as files:
         predictions = _whole(model, raster, memory, progress) if mode == 'whole' else slide(model, raster, progress)
@@ -87,4 +89,4 @@ def _whole(
     chunk = DEFAULT_CHUNK if memory is None else scene_model.chunk_within(memory, raster.size, CACHE)
     scene = Scene(scene_model, raster, chunk, progress)
     for window in track(progress, scene.windows(), 'decoding windows'):
-        yield window, label_map(model, scene.logits(window))
+        yield window, label_map(scene.logits(window))

@@ -33,7 +33,7 @@ def slide(model: EncoderDecoder, raster: Raster, progress: Progress | None) -> I
         done = following - top
         band = Window(top, 0, min(done, raster.size[0] - top), raster.size[1])
         mean = logits[:, : band.height, : band.width] / counts[: band.height, : band.width]
-        yield band, label_map(model, mean[None])
+        yield band, label_map(mean[None])
         for buffer in (logits, counts):  # the rows below overlap with the next crops
             buffer[..., : crop[0] - done, :] = buffer[..., done:, :].clone()
             buffer[..., crop[0] - done :, :] = 0

@@ -215,9 +215,11 @@ class Scene:
 
     def _process_map(self, index: int, rows: range, columns: range) -> Tensor:
         process = tokens_to_map(self.process[index], self.model.backbone.process_embed.grid)
-        for dim, part, total in ((2, rows, self.grid[0]), (3, columns, self.grid[1])):
-            process = interpolate(process, dim, part, process.shape[dim] / total, 0)
-        return process
+        up, across = (
+            bilinear(part, cells / total, cells).to(process)
+            for part, cells, total in zip((rows, columns), process.shape[2:], self.grid, strict=True)
+        )
+        return up @ process @ across.T
 
     def logits(self, window: Window) -> Tensor:
         """Compute the logits ``(1, K, height, width)`` of a window, which lies in the image."""
@@ -229,10 +231,11 @@ class Scene:
             for start, stop, scale, total in zip(starts, stops, scales, self.grid, strict=True)
         ]
         logits = self.model.decode(self.maps(*parts))
-        for dim in (0, 1):
-            part = range(starts[dim], stops[dim])
-            logits = interpolate(logits, dim + 2, part, scales[dim], parts[dim].start * upscale)
-        return logits
+        rows, columns = (
+            bilinear(range(start, stop), scale, logits.shape[dim], part.start * upscale).to(logits)
+            for dim, start, stop, scale, part in zip((2, 3), starts, stops, scales, parts, strict=True)
+        )
+        return rows @ logits @ columns.T
 
     def _tokens_of(self, start: int, stop: int, scale: float, total: int) -> range:
         """Return the tokens along one axis that the logits of pixels ``start`` … ``stop`` depend on."""
@@ -255,25 +258,19 @@ class Scene:
         ]
 
 
-def interpolate(x: Tensor, dim: int, part: range, scale: float, offset: int) -> Tensor:
-    """Resize one axis of ``x`` bilinearly, as ``F.interpolate`` without ``align_corners``, in part.
+def bilinear(part: range, scale: float, length: int, offset: int = 0) -> Tensor:
+    """Return the matrix ``(len(part), length)`` of ``F.interpolate`` without ``align_corners`` along one axis, in part.
 
     Args:
-        x (Tensor): Part of the input.
-        dim (int): The axis.
         part (range): Indices of the output to compute.
         scale (float): Length of the whole input divided by that of the whole output.
-        offset (int): Index of the first element of ``x`` in the whole input.
-
-    Returns:
-        Tensor: ``x`` with ``len(part)`` elements along ``dim``. Where ``x`` ends, its last element is repeated.
+        length (int): Length of the part of the input. Where it ends, its last element is repeated.
+        offset (int): Index of the first element of this part in the whole input.
     """
-    index = torch.arange(part.start, part.stop, dtype=torch.float64, device=x.device)
-    position = ((index + 0.5) * scale - 0.5).clamp_min(0) - offset
-    low = position.floor().long().clamp(0, x.shape[dim] - 1)
-    high = (low + 1).clamp_max(x.shape[dim] - 1)
-    weight = (position - low).to(x.dtype).reshape([-1 if axis == dim else 1 for axis in range(x.ndim)])
-    return torch.lerp(x.index_select(dim, low), x.index_select(dim, high), weight)
+    output = torch.arange(part.start, part.stop, dtype=torch.float64)
+    position = ((output + 0.5) * scale - 0.5).clamp_min(0) - offset
+    distance = position.clamp(0, length - 1)[:, None] - torch.arange(length)
+    return (1 - distance.abs()).clamp_min(0)
 
 
 def _resampling(source: int, target: int) -> Tensor:
