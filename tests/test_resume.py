@@ -19,8 +19,8 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import digit_version
 
 from mmvittm.apis.config import load_config
-from mmvittm.apis.runner import newest_checkpoint
 from mmvittm.datasets import SeededDataset, SeededSampler
+from mmvittm.engine.checkpoints import newest_checkpoint
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, remove_leftovers
 
@@ -200,7 +200,7 @@ def test_damaged_newest_is_skipped(finished, damage, tmp_path):
     pointer.write_text(str(newest))
     assert newest_checkpoint(tmp_path / 'copy') == newest
     newest.write_bytes(damage(newest.read_bytes()))
-    with mock.patch('mmvittm.apis.runner.print_log') as log:
+    with mock.patch('mmvittm.engine.checkpoints.print_log') as log:
         before = newest_checkpoint(tmp_path / 'copy')
     assert f'{newest} is damaged' in log.call_args.args[0]
     assert before.stem.split('_')[0] == newest.stem.split('_')[0] and before != newest

@@ -43,9 +43,10 @@ def main() -> None:
     with explain_config_errors(cfg, first_step):
         if args.amp:
             use_amp(cfg)
-        if args.resume:
-            cfg.resume = True
-            cfg.load_from = None if args.resume == 'auto' else args.resume
+        if args.resume == 'auto':
+            cfg.resume = 'auto'
+        elif args.resume:
+            cfg.resume, cfg.load_from = True, args.resume
         check_data(cfg, 'train_dataloader', 'val_dataloader')
         runner = build_runner(cfg, args.allow_pickle, args.verbose)
         runner.register_hook(dict(type='mmvittm.PretrainedReportHook'))

@@ -3,8 +3,6 @@
 import argparse
 import logging
 import os
-import re
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,12 +10,12 @@ from unittest import mock
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..engine.checkpoints import newest_checkpoint
 from ..engine.hooks.progress_bar_hook import ProgressBarHook
-from ..engine.hooks.safe_checkpoint_hook import INTERRUPTED
 from ..errors import UserError
 from ..fileio import require_writable
 from ..weights import use_safe_loading
@@ -62,8 +60,9 @@ def config_from_args(args: argparse.Namespace) -> Config:
 def build_runner(cfg: Config, allow_pickle: bool = False, verbose: bool = True) -> Runner:
     """Build the runner of a config. From here on, mmengine loads checkpoints without unpickling code.
 
-    If the config sets ``resume`` without ``load_from``, the runner resumes from the newest intact checkpoint of the
-    work dir. A hook of ``default_hooks`` that is None is left out.
+    If the config sets ``resume`` to 'auto', or to True without ``load_from``, the runner resumes from the
+    :func:`~mmvittm.engine.checkpoints.newest_checkpoint` of the work dir. If there is none, it starts as without
+    ``resume``. A hook of ``default_hooks`` that is None is left out.
 
     Args:
         cfg (Config): The config, with a ``work_dir``.
@@ -78,9 +77,10 @@ def build_runner(cfg: Config, allow_pickle: bool = False, verbose: bool = True) 
     use_safe_loading(allow_pickle)
     require_writable(cfg.work_dir)
     init_cpu_process_group(cfg)
-    if cfg.get('resume') and not cfg.get('load_from'):
-        newest = newest_checkpoint(cfg.work_dir)
-        cfg.load_from = str(newest) if newest else None
+    if cfg.get('resume') == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
+        newest = newest_checkpoint(cfg.work_dir, _checkpoint_folder(cfg), allow_pickle)
+        cfg.resume = newest is not None
+        cfg.load_from = str(newest) if newest else cfg.get('load_from')
     hooks = cfg.get('default_hooks') or {}
     cfg.default_hooks = {name: hook for name, hook in hooks.items() if hook is not None or name in _MMENGINE_HOOKS}
     with explain_config_errors(cfg), nullcontext() if verbose else _quiet_terminal():
@@ -88,6 +88,8 @@ def build_runner(cfg: Config, allow_pickle: bool = False, verbose: bool = True) 
     if not verbose and not any(isinstance(hook, ProgressBarHook) for hook in runner.hooks):
         runner.register_hook(ProgressBarHook())
     runner.logger.addFilter(_is_of_use)
+    runner.register_hook(dict(type='mmvittm.SyncRunningStatsHook'))
+    _explain_loading_errors(runner)
     return runner
 
 
@@ -119,35 +121,24 @@ def _quiet_terminal() -> Iterator[None]:
         yield
 
 
-def newest_checkpoint(work_dir: str | Path) -> Path | None:
-    """Return the newest intact checkpoint of the training in ``work_dir``; warn about damaged ones.
-
-    Returns:
-        Path, optional: None if the training has not saved any.
-
-    Raises:
-        UserError: If there are checkpoints and all are damaged.
-    """
-    pointer = Path(work_dir, 'last_checkpoint')
-    named = Path(pointer.read_text().strip()) if pointer.is_file() else Path(work_dir, INTERRUPTED)
-    found = {path for folder in {Path(work_dir), named.parent} for path in folder.glob('*.pth')}
-    regular = re.compile(rf'(?:iter|epoch)_\d+\.pth|{re.escape(INTERRUPTED)}|{re.escape(named.name)}')
-    found = {path.resolve(): path for path in found if regular.fullmatch(path.name)}
-    for path in sorted(found.values(), key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        if _is_intact(path):
-            return path
-        print_log(
-            f'checkpoint {path} is damaged: resuming from the one before it', logger='current', level=logging.WARNING
-        )
-    if found:
-        raise UserError(f'all checkpoints in {work_dir} are damaged: start again without --resume in a new --work-dir')
-    return None
+def _checkpoint_folder(cfg: Config) -> Path:
+    """Return the folder that mmengine's CheckpointHook saves to."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    out_dir = hook.get('out_dir')
+    return Path(out_dir, Path(cfg.work_dir).absolute().name) if out_dir else Path(cfg.work_dir)
 
 
-def _is_intact(path: Path) -> bool:
-    """Compare a file written by :func:`torch.save` with its checksums. A folder counts as intact."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError):
-        return path.is_dir()
+def _explain_loading_errors(runner: Runner) -> None:
+    """Let mmengine's loading raise a UserError for a checkpoint that it cannot use, such as a crafted one."""
+    load_or_resume = runner.load_or_resume
+
+    def explained() -> None:
+        try:
+            load_or_resume()
+        except UserError:
+            raise
+        except Exception as error:
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+            raise UserError(f'checkpoint {runner._load_from} does not fit this config: {reason}') from error
+
+    runner.load_or_resume = explained

@@ -4,13 +4,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
 
 
 def describe_mismatch(model: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None:
-    """Describe how ``state_dict`` differs from what ``model`` expects.
+    """Describe why ``state_dict`` cannot be loaded completely into ``model``.
 
     A position embedding of another length is no difference: models resample it on loading.
 
@@ -27,14 +28,14 @@ def describe_mismatch(model: nn.Module, state_dict: Mapping[str, Tensor]) -> str
             if key in state_dict and not _fits(key, state_dict[key], value)
         ],
     }
-    return listed(differences) or None
+    return listed(differences | _unusable(model, state_dict)) or None
 
 
 def describe_pretrained(module: nn.Module, state_dict: Mapping[str, Tensor], prefix: str = '') -> str:
-    """Describe what ``init_cfg=dict(type='Pretrained', prefix=…)`` loads into ``module``, and what it cannot.
+    """Describe what ``load_from`` or ``init_cfg=dict(type='Pretrained', prefix=…)`` loads, and what it cannot.
 
     Args:
-        module (nn.Module): The module that has the ``init_cfg``.
+        module (nn.Module): The module to load into.
         state_dict (Mapping[str, Tensor]): All weights of the checkpoint.
         prefix (str): Prefix of the keys for this module, such as 'backbone.'.
 
@@ -42,13 +43,13 @@ def describe_pretrained(module: nn.Module, state_dict: Mapping[str, Tensor], pre
         str: For example '221 of 225 weights are loaded; resampled: …; not loaded, wrong shape: …'.
 
     Raises:
-        UserError: If no key has the prefix.
+        UserError: If nothing would be loaded, or NaN or numbers of another kind.
     """
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
     given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    begins = f'its keys begin with {", ".join(sorted({key.partition(".")[0] for key in state_dict})[:10])}'
     if not given:
-        begins = sorted({key.partition('.')[0] for key in state_dict})
-        raise UserError(f"no key of the checkpoint begins with '{prefix}': its keys begin with {', '.join(begins)}")
+        raise UserError(f"no key of the checkpoint begins with '{prefix}': {begins}")
     expected = module.state_dict()
     shapes = {key: f'{key} {_shape(given[key])} for {_shape(expected[key])}' for key in expected if key in given}
     loaded = [key for key in shapes if _fits(key, given[key], expected[key])]
@@ -58,7 +59,41 @@ def describe_pretrained(module: nn.Module, state_dict: Mapping[str, Tensor], pre
         'not loaded, missing': [key for key in expected if key not in given],
         'unused': [key for key in given if key not in expected],
     }
+    if expected and not loaded:
+        raise UserError(f'none of {len(expected)} weights can be loaded: {listed(details)}; {begins}')
+    if unusable := listed(_unusable(module, given)):
+        raise UserError(f'the weights cannot be used: {unusable}')
     return '; '.join(filter(None, (f'{len(loaded)} of {len(expected)} weights are loaded', listed(details))))
+
+
+def _unusable(module: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """List the weights that fit, but hold integers instead of floats, say, or NaN."""
+    expected = module.state_dict()
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    pairs = {
+        key: (state_dict[key], value)
+        for key, value in expected.items()
+        if key in state_dict and _fits(key, state_dict[key], value)
+    }
+    return {
+        'wrong type': [
+            f'{key} {one.dtype} instead of {other.dtype}'.replace('torch.', '')
+            for key, (one, other) in pairs.items()
+            if _kind(one) != _kind(other)
+        ],
+        # a buffer may be infinite, such as a mask
+        'NaN or infinite': [
+            key
+            for key, (value, _) in pairs.items()
+            if not bool((value.isfinite() if key in parameters else ~value.isnan()).all())
+        ],
+    }
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_floating_point():
+        return 'float' if tensor.element_size() > 1 else 'float8'
+    return 'complex' if tensor.is_complex() else 'bool' if tensor.dtype == torch.bool else 'int'
 
 
 def listed(keys_by_kind: Mapping[str, list[str]]) -> str:

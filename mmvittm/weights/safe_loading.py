@@ -1,5 +1,6 @@
 """Making mmengine load every checkpoint without running code in it."""
 
+import hashlib
 import logging
 from pathlib import Path
 from urllib.parse import urlparse
@@ -10,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
 from ..errors import UserError
-from .loading import MapLocation, load_checkpoint_file
+from .loading import MapLocation, load_in_mmengine_layout
 
 
 def use_safe_loading(allow_pickle: bool = False) -> None:
@@ -21,7 +22,7 @@ def use_safe_loading(allow_pickle: bool = False) -> None:
     """
 
     def load_from_local(filename: str | Path, map_location: MapLocation = None) -> dict:
-        return _drop_config(filename, load_checkpoint_file(filename, map_location, allow_pickle))
+        return _drop_config(filename, load_in_mmengine_layout(filename, map_location, allow_pickle))
 
     def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
         return load_from_local(_download(filename), map_location)
@@ -38,14 +39,18 @@ def use_safe_loading(allow_pickle: bool = False) -> None:
 
 def _drop_config(path: str | Path, checkpoint: dict) -> dict:
     """Drop the source of a config, which Runner.resume would run; mmengine itself does not save one."""
-    if checkpoint.get('meta', {}).pop('config', None) is not None:
+    if checkpoint['meta'].pop('config', None) is not None:
         print_log(f'{path} holds the source of a config, which was dropped', logger='current', level=logging.WARNING)
     return checkpoint
 
 
 def _download(url: str) -> Path:
-    """Download a file into torch's cache unless it is there, on the first process before the others."""
-    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name)
+    """Download a file into torch's cache unless it is there, on the first process before the others.
+
+    Its name there begins with a hash, since many sites have a ``model.safetensors``.
+    """
+    name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{Path(urlparse(url).path).name}'
+    path = Path(torch.hub.get_dir(), 'checkpoints', name)
     path.parent.mkdir(parents=True, exist_ok=True)
     if get_rank() == 0 and not path.is_file():
         _fetch(url, path)

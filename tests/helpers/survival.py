@@ -1,4 +1,4 @@
-"""Tiny trainings of a segmentor and a classifier in forked processes that can be killed at any moment.
+"""Tiny trainings of a segmentor and a classifier in forked processes that can be killed or stopped at any moment.
 
 A fork of a process that has imported everything starts in a fraction of a second. The trainings use what real recipes
 use: random crops, flips and colours in two workers, drop path, mixup, EMA, validation and best checkpoints.
@@ -10,9 +10,12 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -25,13 +28,14 @@ from mmengine.hooks import Hook
 
 from helpers.data import save
 from helpers.tiny import tiny_backbone
+from mmvittm.apis.distributed import adapt_to_cpu
 from mmvittm.apis.runner import build_runner
 from mmvittm.errors import UserError
 from mmvittm.registry import HOOKS
 from mmvittm.weights.loading import load_checkpoint_file
 
 ROOT = Path(__file__).parents[2]
-TASKS = ('segmentation', 'classification')
+TASKS = ('segmentation', 'classification', 'two_processes')
 BACKBONE = tiny_backbone(img_size=32, drop_path_rate=0.2)
 IMPORTED_BEFORE_FORKING = (plt, mmpretrain.models, mmseg.models)
 
@@ -74,6 +78,9 @@ def config(task: str, data: Path, work_dir: Path, total: int, **options) -> Conf
         )
     )
     cfg.merge_from_dict({key.replace('__', '.'): value for key, value in options.items()})
+    if task == 'two_processes':
+        cfg.launcher = 'pytorch'
+        adapt_to_cpu(cfg)
     return cfg
 
 
@@ -155,12 +162,20 @@ def _classification(data: Path, total: int) -> dict:
     )
 
 
-_TASKS = dict(segmentation=_segmentation, classification=_classification)
+def _two_processes(data: Path, total: int) -> dict:
+    """The segmentation with half of each batch, and of the validation, in each of two processes."""
+    cfg = _segmentation(data, total)
+    cfg['train_dataloader'].update(batch_size=2, num_workers=1)
+    cfg['val_dataloader']['sampler']['round_up'] = False
+    return cfg
+
+
+_TASKS = dict(segmentation=_segmentation, classification=_classification, two_processes=_two_processes)
 
 
 @HOOKS.register_module()
 class JournalHook(Hook):
-    """Write the exact inputs and loss of each iteration, one per line."""
+    """Write the exact inputs and loss of each iteration, and the predictions of each validation, a file per process."""
 
     priority = 'VERY_HIGH'
 
@@ -168,31 +183,42 @@ class JournalHook(Hook):
         pixels = b''.join(image.numpy().tobytes() for image in data_batch['inputs'])
         files = [Path(sample.img_path).name for sample in data_batch['data_samples']]
         line = [runner.iter, batch_idx, files, hashlib.sha1(pixels).hexdigest(), float(outputs['loss']).hex()]
-        with Path(runner.work_dir, 'journal.jsonl').open('a') as file:
+        self._write(runner, 'journal', line)
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        kinds = ('seg_logits', 'pred_score')
+        found = [sample.get(kind) for sample in outputs for kind in kinds if kind in sample]
+        scores = [getattr(score, 'data', score).numpy().tobytes() for score in found]
+        self._write(runner, 'predictions', [[runner.iter, batch_idx], hashlib.sha1(b''.join(scores)).hexdigest()])
+
+    def _write(self, runner, name, line):
+        with Path(runner.work_dir, f'{name}_{runner.rank}.jsonl').open('a') as file:
             file.write(json.dumps(line) + '\n')
 
 
-def journal(work_dir: Path) -> dict[int, set[str]]:
+def journal(work_dir: Path, name: str = 'journal_0') -> dict[int | tuple[int, int], set[str]]:
     """Read the distinct lines of each iteration: one, if every repetition was exact."""
     lines = {}
-    for line in (work_dir / 'journal.jsonl').read_text().splitlines():
-        lines.setdefault(json.loads(line)[0], set()).add(line)
+    path = work_dir / f'{name}.jsonl'
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        key = json.loads(line)[0]
+        lines.setdefault(tuple(key) if isinstance(key, list) else key, set()).add(line)
     return lines
 
 
-def logged_losses(work_dir: Path) -> dict[int, set]:
-    """Read the smoothed values of LoggerHook for each step, without times."""
-    losses = {}
+def logged(work_dir: Path) -> dict[tuple[str, int], set[str]]:
+    """Read the distinct values that LoggerHook wrote for each step, the smoothed losses or metrics, without times."""
+    values = {}
     for file in work_dir.glob('*/vis_data/scalars.json'):
         for line in file.read_text().splitlines():
             try:
                 scalars = json.loads(line)
             except ValueError:
                 continue  # cut off when the process was killed
-            if 'loss' in scalars:
-                kept = {k: v for k, v in scalars.items() if 'time' not in k and k != 'memory'}
-                losses.setdefault(scalars['step'], set()).add(json.dumps(kept, sort_keys=True))
-    return losses
+            kept = {k: v for k, v in scalars.items() if 'time' not in k and k != 'memory'}
+            key = 'losses' if 'loss' in scalars else 'metrics', scalars['step']
+            values.setdefault(key, set()).add(json.dumps(kept, sort_keys=True))
+    return values
 
 
 def train(cfg: Config, resume: bool = False, prepare=lambda runner: None) -> None:
@@ -235,6 +261,57 @@ def fork(work, log: Path) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def start(cfg: Config, work: Callable[[], None], log: Path) -> list[int]:
+    """Fork the processes of a training, two if it has a launcher, and return their ids."""
+    if cfg.launcher == 'none':
+        return [fork(work, log)]
+    port = free_port()
+
+    def work_as(rank: int) -> None:
+        os.environ.update(rank_environment(rank, port))
+        work()
+
+    return [fork(lambda rank=rank: work_as(rank), log) for rank in range(2)]
+
+
+def free_port() -> int:
+    """Find a port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def rank_environment(rank: int, port: int) -> dict[str, str]:
+    """Return the variables that a launcher sets for one of two processes."""
+    return dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
+
+
+def wait_for_all(processes: list[int], poll: Callable[[], None] = lambda: None) -> int:
+    """Call ``poll`` until all processes end; kill those that remain 30 s after another failed.
+
+    Returns:
+        int: The exit status of the first to fail, negative if a signal ended it, or 0.
+    """
+    statuses: dict[int, int] = {}
+    deadline = float('inf')
+    while len(statuses) < len(processes):
+        for process in set(processes) - set(statuses):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                statuses[process] = os.waitstatus_to_exitcode(status)
+                deadline = min(deadline, time.monotonic() + 30) if statuses[process] else deadline
+            elif time.monotonic() > deadline:
+                os.kill(process, signal.SIGKILL)
+        poll()
+        time.sleep(0.002)
+    return next(filter(None, statuses.values()), 0)
+
+
+def run(cfg: Config, log: Path, resume: bool = True) -> int:
+    """Train in forked processes and return the exit status."""
+    return wait_for_all(start(cfg, lambda: train(cfg, resume), log))
 
 
 def wait(process: int) -> int:
@@ -280,7 +357,7 @@ def differences(one: dict, other: dict) -> list[str]:
 
 
 class Killer:
-    """Kill a training at random, in one of three ways.
+    """Kill or stop a training at random, in one of four ways.
 
     Args:
         seed (int): Seed of all random choices.
@@ -290,25 +367,32 @@ class Killer:
         self.random = random.Random(seed)
 
     def run(self, cfg: Config, log: Path, way: str) -> int:
-        """Resume the training of ``cfg``, kill it and return its exit status, 0 if it ended first."""
+        """Resume the training of ``cfg``, end it and return its exit status, 0 if it ended first."""
         return getattr(self, f'_{way}')(cfg, log)
 
     def _at_any_time(self, cfg: Config, log: Path) -> int:
-        """Kill it from outside after some iterations and a random delay."""
-        path = Path(cfg.work_dir, 'journal.jsonl')
+        """Kill one of its processes from outside after some iterations and a random delay."""
+        return self._strike(cfg, log, lambda processes: os.kill(self.random.choice(processes), signal.SIGKILL))
+
+    def _by_signal(self, cfg: Config, log: Path) -> int:
+        """Send SIGTERM to its processes after some iterations and a random delay."""
+        return self._strike(cfg, log, lambda processes: [os.kill(process, signal.SIGTERM) for process in processes])
+
+    def _strike(self, cfg: Config, log: Path, strike: Callable[[list[int]], object]) -> int:
+        path = Path(cfg.work_dir, 'journal_0.jsonl')
         before = path.stat().st_size if path.is_file() else 0
         lines = self.random.randint(1, 9)
-        process = fork(lambda: train(cfg, resume=True), log)
-        while os.waitpid(process, os.WNOHANG) == (0, 0):
-            if path.is_file():
-                with path.open() as file:
-                    file.seek(before)
-                    if len(file.readlines()) >= lines:
-                        time.sleep(self.random.random() * 0.1)
-                        os.kill(process, signal.SIGKILL)
-                        return wait(process)
-            time.sleep(0.002)
-        return 0
+        processes = start(cfg, lambda: train(cfg, resume=True), log)
+
+        def poll() -> None:
+            nonlocal lines
+            if lines and path.is_file() and path.read_bytes()[before:].count(b'\n') >= lines:
+                lines = 0
+                time.sleep(self.random.random() * 0.1)
+                with suppress(ProcessLookupError):
+                    strike(processes)
+
+        return wait_for_all(processes, poll)
 
     def _between_file_operations(self, cfg: Config, log: Path) -> int:
         """Let it kill itself just before it writes, renames or deletes a checkpoint file."""
@@ -327,7 +411,7 @@ class Killer:
             sys.addaudithook(watch)
             train(cfg, resume=True)
 
-        return wait(fork(work, log))
+        return wait_for_all(start(cfg, work, log))
 
     def _while_writing(self, cfg: Config, log: Path) -> int:
         """Let it kill itself with a checkpoint partly written."""
@@ -345,7 +429,7 @@ class Killer:
             Path.write_bytes = write_bytes
             train(cfg, resume=True)
 
-        return wait(fork(work, log))
+        return wait_for_all(start(cfg, work, log))
 
 
-WAYS = ('at_any_time', 'between_file_operations', 'while_writing')
+WAYS = ('at_any_time', 'between_file_operations', 'while_writing', 'by_signal')

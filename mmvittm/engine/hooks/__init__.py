@@ -5,6 +5,7 @@ from .pretrained_report_hook import PretrainedReportHook
 from .progress_bar_hook import ProgressBarHook
 from .safe_checkpoint_hook import AtomicBackend, SafeCheckpointHook
 from .stop_on_signal_hook import StopOnSignalHook
+from .sync_running_stats_hook import SyncRunningStatsHook
 from .training_dynamics_hook import TrainingDynamicsHook
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     'ProgressBarHook',
     'SafeCheckpointHook',
     'StopOnSignalHook',
+    'SyncRunningStatsHook',
     'TrainingDynamicsHook',
 ]

@@ -1,6 +1,7 @@
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
 
 from ...errors import UserError
 from ...registry import HOOKS
@@ -19,18 +20,21 @@ class PretrainedReportHook(Hook):
         """Compare each checkpoint with its module before mmengine loads it.
 
         Raises:
-            UserError: If no key of a checkpoint has the prefix.
+            UserError: If nothing would be loaded, or NaN.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for name, module in model.named_modules():
             init_cfg = getattr(module, 'init_cfg', None)
-            if not isinstance(init_cfg, dict) or init_cfg.get('type') != 'Pretrained':
-                continue
-            checkpoint = init_cfg['checkpoint']
-            weights = weights_of(CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger=None))
-            name = name or 'the model'
-            try:
-                report = describe_pretrained(module, weights, init_cfg.get('prefix') or '')
-            except UserError as error:
-                raise UserError(f'init_cfg of {name}, {checkpoint}: {error}') from error
-            runner.logger.info(f'init_cfg of {name}, {checkpoint}: {report}', extra=dict(terminal=True))
+            for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
+                if isinstance(cfg, dict) and cfg.get('type') == 'Pretrained':
+                    _report(runner, name or 'the model', module, cfg)
+
+
+def _report(runner: Runner, name: str, module: nn.Module, init_cfg: dict) -> None:
+    checkpoint, prefix = init_cfg['checkpoint'], init_cfg.get('prefix') or ''
+    weights = weights_of(CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent'))
+    try:
+        report = describe_pretrained(module, weights, prefix)
+    except UserError as error:
+        raise UserError(f'init_cfg of {name}, {checkpoint}, prefix {prefix!r}: {error}') from error
+    runner.logger.info(f'init_cfg of {name}, {checkpoint}: {report}', extra=dict(terminal=True))

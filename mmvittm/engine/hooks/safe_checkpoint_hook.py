@@ -1,4 +1,3 @@
-import copy
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,7 @@ from mmengine.runner import Runner
 from ...errors import UserError
 from ...fileio import atomic_path, remove_leftovers
 from ...registry import HOOKS
-
-INTERRUPTED = 'interrupted.pth'  # saved when a signal stops the training
+from ..checkpoints import INTERRUPTED, LAST, RESUMED_FROM
 
 
 @register_backend('atomic', force=True)
@@ -37,7 +35,8 @@ class SafeCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook with atomic writes: a killed run always leaves an intact checkpoint.
 
     The checkpoint is written to a temporary file, flushed to disk and renamed. Then ``last_checkpoint`` is updated in
-    the same way. Only then are older checkpoints deleted.
+    the same way. Only then are older checkpoints deleted, and only in the folder that this run saves to: a checkpoint
+    of another run, or of a copy of this one, holds paths of other folders.
 
     Args:
         *args: See mmengine's CheckpointHook.
@@ -51,32 +50,67 @@ class SafeCheckpointHook(CheckpointHook):
     def __init__(self, *args, backend_args: dict | None = None, **kwargs) -> None:
         super().__init__(*args, backend_args=backend_args or dict(backend='atomic'), **kwargs)
         self.saved_iter = None
+        self._previous_best = []
+
+    @property
+    def _best(self) -> list[str | None]:
+        """Paths of the best checkpoint by each metric of ``save_best``."""
+        if not self.save_best:
+            return []
+        return [self.best_ckpt_path] if len(self.key_indicators) == 1 else list(self.best_ckpt_path_dict.values())
+
+    @_best.setter
+    def _best(self, paths: list[str | None]) -> None:
+        if len(paths) == 1:
+            (self.best_ckpt_path,) = paths
+        elif paths:
+            self.best_ckpt_path_dict = dict(zip(self.best_ckpt_path_dict, paths, strict=True))
 
     def before_train(self, runner: Runner) -> None:
-        """Repair ``last_checkpoint`` and remove the temporary files of a killed run."""
-        resumed = runner.message_hub.get_info('last_ckpt')
-        if is_main_process() and resumed and Path(resumed).exists():
-            # a run killed before it updated last_checkpoint, whose older target mmengine deletes now
-            self._name_last(runner, resumed)
+        """Find the earlier checkpoints of this run in its own folder, and let ``--resume`` start where it starts."""
         super().before_train(runner)
+        self.last_ckpt = self._own(runner.message_hub.get_info('last_ckpt'))
+        self._best = [self._own(path) for path in self._best]
+        start = runner._load_from if runner._resume else None
+        elsewhere = start and Path(start).parent.resolve() != Path(self.out_dir).resolve()
+        if elsewhere and self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids.clear()  # those of the other run
         if is_main_process():
             remove_leftovers(self.out_dir)
             remove_leftovers(runner.work_dir)
+            Path(runner.work_dir, RESUMED_FROM).unlink(missing_ok=True)
+            if elsewhere:
+                path = Path(start).absolute() if Path(start).exists() else start  # start may be a URL
+                _write(Path(runner.work_dir, RESUMED_FROM), str(path))
+            elif start:
+                _name_last(runner, str(Path(self.out_dir, Path(start).name)))
 
-    def save_interrupted(self, runner: Runner) -> None:
-        """Save after the current iteration, also within an epoch. The next regular checkpoint removes this one."""
+    def _own(self, path: str | None) -> str | None:
+        """Return the path of the file of this name in this run's folder, if there is one."""
+        own = Path(self.out_dir, Path(path or '').name)
+        return str(own) if path and own.exists() else None
+
+    def save_interrupted(self, runner: Runner) -> str:
+        """Save after the current iteration, also within an epoch. The next regular checkpoint removes this one.
+
+        Returns:
+            str: The path of the checkpoint.
+        """
         with self._saving():
-            self._save(runner, INTERRUPTED, dict(epoch=runner.epoch, iter=runner.iter + 1))
+            return self._save(runner, INTERRUPTED, dict(epoch=runner.epoch, iter=runner.iter + 1))
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Save the new checkpoint before deleting old ones; mmengine deletes first."""
+        self._remove_outdated_best()
         steps = list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
         if self.max_keep_ckpts > 0 and step not in steps:
             steps.append(step)
             # includes the one to be deleted: if this process dies first, mmengine deletes it on resume
             runner.message_hub.update_info('keep_ckpt_ids', steps)
+        filename = self.filename_tmpl.format(step)
+        runner.message_hub.update_info('last_ckpt', self.file_backend.join_path(self.out_dir, filename))
         with self._saving():
-            self._save(runner, self.filename_tmpl.format(step), meta)
+            self.last_ckpt = self._save(runner, filename, meta)
         if self.max_keep_ckpts > 0:
             for old in steps[: -self.max_keep_ckpts]:
                 self._remove(self.filename_tmpl.format(old))
@@ -85,28 +119,28 @@ class SafeCheckpointHook(CheckpointHook):
         self._remove(INTERRUPTED)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        """Save the new best checkpoint before deleting the previous one."""
-        backend, outdated = self.file_backend, []
-        self.file_backend = copy.copy(backend)
-        self.file_backend.remove = outdated.append
-        try:
-            with self._saving():
-                super()._save_best_checkpoint(runner, metrics)
-        finally:
-            self.file_backend = backend
-        if self.save_best:
-            best = {self.best_ckpt_path} if len(self.key_indicators) == 1 else {*self.best_ckpt_path_dict.values()}
-            for path in {*outdated} - best:
-                backend.remove(path)
+        """Save a new best checkpoint before deleting the previous one; mmengine deletes first.
 
-    def _save(self, runner: Runner, filename: str, meta: dict) -> None:
+        Then mmengine saves the last checkpoint again, which names the new best one.
+        """
+        self._previous_best, self._best = self._best, [None for _ in self._best]  # mmengine deletes what it finds here
+        with self._saving():
+            super()._save_best_checkpoint(runner, metrics)
+        self._remove_outdated_best()
+        self._best = [new or old for old, new in zip(self._previous_best, self._best, strict=True)]
+        self._previous_best = []
+
+    def _remove_outdated_best(self) -> None:
+        for old, new in zip(self._previous_best, self._best, strict=False):
+            if old and new and old != new:
+                self._remove(Path(old).name)
+
+    def _save(self, runner: Runner, filename: str, meta: dict) -> str:
         if waiting := accumulated_batches(runner):
             runner.logger.warning(
                 f'{filename} does not include the accumulated gradients of {waiting} batches: make the checkpoint '
                 'interval a multiple of accumulative_counts'
             )
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         runner.save_checkpoint(
             self.out_dir,
             filename,
@@ -118,19 +152,17 @@ class SafeCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
+        path = self.file_backend.join_path(self.out_dir, filename)
         if is_main_process():
-            self._name_last(runner, self.last_ckpt)
+            _name_last(runner, path)
         self.saved_iter = meta['iter']
-
-    @staticmethod
-    def _name_last(runner: Runner, path: str) -> None:
-        with atomic_path(Path(runner.work_dir) / 'last_checkpoint') as temporary:
-            temporary.write_text(path)
+        return path
 
     def _remove(self, filename: str) -> None:
         path = self.file_backend.join_path(self.out_dir, filename)
         if is_main_process() and self.file_backend.exists(path):
-            (self.file_backend.rmtree if self.file_backend.isdir(path) else self.file_backend.remove)(path)
+            is_folder = self.file_backend.isdir(path) and not Path(path).is_symlink()
+            (self.file_backend.rmtree if is_folder else self.file_backend.remove)(path)
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
@@ -144,3 +176,14 @@ class SafeCheckpointHook(CheckpointHook):
                 f'the checkpoint cannot be written to {self.out_dir} ({error.strerror or error}): '
                 f'free some space, then {then}'
             ) from error
+
+
+def _name_last(runner: Runner, path: str) -> None:
+    """Let ``--resume`` continue from ``path``, a checkpoint of this run."""
+    _write(Path(runner.work_dir, LAST), path)
+    Path(runner.work_dir, RESUMED_FROM).unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)

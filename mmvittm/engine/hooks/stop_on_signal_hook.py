@@ -81,19 +81,19 @@ class StopOnSignalHook(Hook):
         received = torch.tensor(self.received)
         all_reduce(received, 'max')
         if received:
-            if self.saver.saved_iter != done:
-                self.saver.save_interrupted(runner)
-            self._exit(runner, int(received), done)
+            path = self.saver.last_ckpt if self.saver.saved_iter == done else self.saver.save_interrupted(runner)
+            self._exit(runner, int(received), done, path)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Exit if a signal came and the model is already saved; the resumed run repeats the validation."""
-        if self.received and get_world_size() == 1 and self.saver.saved_iter == runner.iter:
-            self._exit(runner, self.received, runner.iter)
+        saved = self.saver.saved_iter == runner.iter and not accumulated_batches(runner)
+        if self.received and get_world_size() == 1 and saved:
+            self._exit(runner, self.received, runner.iter, self.saver.last_ckpt)
 
-    def _exit(self, runner: Runner, number: int, done: int) -> None:
+    @staticmethod
+    def _exit(runner: Runner, number: int, done: int, path: str) -> None:
         runner.logger.warning(
-            f'{signal.Signals(number).name}: stopped after iteration {done}, saved in {self.saver.last_ckpt}; '
-            'continue with --resume'
+            f'{signal.Signals(number).name}: stopped after iteration {done}, saved in {path}; continue with --resume'
         )
         raise SystemExit(128 + number)
 

@@ -43,11 +43,20 @@ class _ResumableLoop:
         super().__init__(runner, {**dataloader, 'dataset': dataset, 'sampler': sampler}, *args, **kwargs)
 
     def _begin(self) -> None:
-        """Call the hooks and give every process the seed of the run; a resumed run has it from its checkpoint."""
+        """Call the hooks and give every process the seed of the run; a resumed run has it from its checkpoint.
+
+        Raises:
+            UserError: If the processes do not start from the same iteration.
+        """
         self.runner.call_hook('before_train')
-        seed = [self.runner.seed]
-        broadcast_object_list(seed)
-        self.dataloader.sampler.seed = seed[0]
+        start = [self.runner.seed, self._iter]
+        broadcast_object_list(start)
+        self.dataloader.sampler.seed, first = start
+        if self._iter != first:
+            raise UserError(
+                f'rank {get_rank()} starts after iteration {self._iter}, but rank 0 after {first}: put the work dir on '
+                'a file system that all processes share'
+            )
 
     def _batches(self, start: int) -> Iterator[tuple[int, dict]]:
         """Enumerate the batches of the data loader from batch ``start`` on."""
