@@ -1,4 +1,4 @@
-# make demo           set-up, data, training, test, pictures and speed
+# make demo           set-up, data, training, test, predictions and speed
 # make test           set-up, lint and all tests
 # make test-upstream  all tests on the upstream OpenMMLab packages
 # make lint, format   ruff and mypy; ruff's fixes
@@ -36,7 +36,7 @@ test-upstream: $(UPSTREAM)/.installed
 	$(PYTEST_ENV) $(UPSTREAM)/bin/python -m pytest $(PYTEST_ARGS) $(EXPORTING)
 	$(PYTEST_ENV) $(UPSTREAM)/bin/python -m pytest $(PYTEST_ARGS) $(addprefix --ignore=,$(EXPORTING))
 
-# Takes about half an hour; run nothing else meanwhile.
+# Takes about 25 minutes; run nothing else meanwhile.
 benchmark: $(VENV)/.installed
 	$(BIN)/python tools/performance_report.py
 

@@ -195,7 +195,7 @@ def write_other_parts(path: Path, good: Path) -> None:
             'missing: backbone.layers.0.read_head.q.weight (and 11 like it), backbone.layers.0.read_head.q.bias',
         ),
     ],
-    ids=['missing', 'truncated', 'text', 'list', 'malicious', 'getattr', 'wider', 'other parts'],
+    ids=['missing', 'truncated', 'text', 'list', 'malicious', 'getattr', 'wider', 'other components'],
 )
 def test_bad_checkpoint(tool, small_set, checkpoint, tmp_path, monkeypatch, write, sentence):
     bad = tmp_path / 'bad.pth'

@@ -170,21 +170,21 @@ def test_refused_keys(change, sentence):
 
 
 @pytest.mark.parametrize(
-    'parts, unknown',
+    'components, unknown',
     [
         (dict(head='DynaMixer'), r'read_head\.compress'),
         (dict(memory_block='MemoryConvNeXt'), r'memory_block\.encoder'),
     ],
 )
-def test_parts_the_authors_lack_are_refused(parts, unknown):
+def test_components_the_authors_lack_are_refused(components, unknown):
     with pytest.raises(UserError, match=unknown):
-        mmvittm_to_authors(backbone_weights(tiny_vittm(**parts)))
+        mmvittm_to_authors(backbone_weights(tiny_vittm(**components)))
 
 
 @pytest.mark.parametrize(
     'change, options, sentence',
     [
-        ({}, dict(num_heads=None), 'width of 16 is no multiple of 64'),
+        ({}, dict(num_heads=None), 'width of 16 is not a multiple of 64'),
         ({'process_norm.weight': None, 'memory_pos_embed': None}, {}, 'memory_pos_embed is missing'),
         ({'memory_embedder.proj.weight': None}, {}, '64 memory tokens of 16×16 pixels and 16 process'),
         ({'memory_pos_embed': torch.zeros(1, 60, 16)}, {}, '60 memory tokens of 4×4'),

@@ -104,10 +104,10 @@ def test_the_entry_is_the_papers_setting():
     assert (cfg.train_cfg.max_iters, 8 * cfg.train_dataloader.batch_size) == (160000, 16)
 
 
-@pytest.mark.parametrize('parts', ['upernet', 'segmenter'])
-def test_baselines_differ_in_the_backbone_only(parts):
-    ours = load_config(CONFIGS / f'vittm/vittm-b_28-28_{parts}_8xb2-160k_ade20k-504x504.py')
-    vit = load_config(CONFIGS / f'vit/vit-b16_{parts}_8xb2-160k_ade20k-512x512.py')
+@pytest.mark.parametrize('decoder', ['upernet', 'segmenter'])
+def test_baselines_differ_in_the_backbone_only(decoder):
+    ours = load_config(CONFIGS / f'vittm/vittm-b_28-28_{decoder}_8xb2-160k_ade20k-504x504.py')
+    vit = load_config(CONFIGS / f'vit/vit-b16_{decoder}_8xb2-160k_ade20k-512x512.py')
     assert ours.optim_wrapper == vit.optim_wrapper
     assert ours.param_scheduler == vit.param_scheduler
     assert ours.train_cfg == vit.train_cfg

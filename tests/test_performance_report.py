@@ -42,11 +42,12 @@ def test_bad_input_is_one_sentence(options, sentence, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
-def test_measurements_name_configs_that_exist():
-    for plan in MEASUREMENTS.values():
-        words = plan['args'].format(**MODULE['PLAN']['configs']).split()
+@pytest.mark.parametrize('quick', [False, True])
+def test_measurements_name_configs_that_exist(quick):
+    for name in MEASUREMENTS:
+        words = MODULE['arguments'](name, 2, quick)
         configs = [word for word in words if word.startswith('configs/')]
-        assert configs
+        assert len(configs) > 1
         assert all((ROOT / config).is_file() for config in configs)
 
 
@@ -72,13 +73,13 @@ def test_committed_pages_agree_with_the_results(checkout, monkeypatch):
 def test_table_shows_the_numbers_of_the_results(checkout, monkeypatch):
     frame = pd.read_csv(RESULTS)
     changed = frame['measurement'].eq('upernet-fp32') & frame['config'].str.contains('vittm')
-    frame.loc[changed, ['time_ms.median', 'speed_ratio_same_mode.median']] = [1000.4, 2.997]
+    frame.loc[changed, ['time_ms.median', 'speed_ratio.median']] = [1000.4, 2.997]
     frame.to_csv('changed.csv', index=False)
     run_here(monkeypatch, '--render', 'changed.csv')
     readme = (checkout / 'README.md').read_text()
-    assert (
-        '| UperNet, 512² : 504² | torch fp32 | 339.9 : 107.9 | 3687 : 1000 | 3.00 | 2.92–3.32 | 507 : 234 |' in readme
-    )
+    assert '| UperNet, 512² or 504² | torch fp32 | 3687 ms, 1.00× | 1000 ms, 3.00× |' in readme
+    page = (checkout / 'docs/performance.md').read_text()
+    assert '| torch fp32 | ViTTM-B 28/28 | 107.9 | 1000 | 3.00 | 2.95 | 2.92–3.32 | 234 |' in page
     assert readme.count(BEGIN) == readme.count(END) == 1
     before, after = (ROOT / 'README.md').read_text().split(BEGIN)[0], (ROOT / 'README.md').read_text().split(END)[1]
     assert readme.startswith(before)
@@ -87,21 +88,26 @@ def test_table_shows_the_numbers_of_the_results(checkout, monkeypatch):
 
 def report(name: str, ms: float) -> dict:
     """Output of tools/fps_benchmark.py, as far as the report tool reads it."""
-    frame = pd.read_csv(RESULTS)
-    rows = [row.dropna().to_dict() for _, row in frame[frame['measurement'] == name].iterrows()]
-    rows = [{key: value for key, value in row.items() if key not in ('measurement', 'packages')} for row in rows]
-    for row in rows:
-        row['time_ms.median'] = ms
+    words = MODULE['arguments'](name, 4, quick=False)
+    ratio = dict(median=2.0, low=1.9, high=2.1)
+    row = dict(
+        mode='torch fp32', checkpoint=None, parameters=1, macs_per_image=1, peak_memory=1, time_ms=dict(median=ms),
+        speed_ratio=ratio, speed_ratio_same_mode=ratio, shape=[1, 3, 8, 8], gemms=[], times_ms=[],
+    )  # fmt: skip
+    rows = [row]
+    if '--sweep' in words:
+        rows = [row | dict(swept=dict(size=side**2, value=side, unit='pixels')) for side in (8, 16)]
     versions = dict(torch='3.0.0+cpu', mmvittm='9.9.9')
     machine = dict(cpu='Fast CPU @ 3 GHz', cores=2, cpu_isa='AVX2', threads=4, versions=versions, date='2027-01-01')
-    return dict(machine=machine, results=rows)
+    configs = [word for word in words if word.startswith('configs/')]
+    return dict(machine=machine, results=[row | dict(config=config) for row in rows for config in configs])
 
 
 @pytest.fixture
 def called(tmp_path, monkeypatch) -> list[list[str]]:
     """All but one measurement are kept from before; the commands that are run."""
     (tmp_path / 'kept').mkdir()
-    for name in MEASUREMENTS.keys() - {'growth'}:
+    for name in MEASUREMENTS.keys() - {'train-fp32'}:
         (tmp_path / 'kept' / f'{name}.json').write_text(json.dumps(report(name, 1.0)))
     commands = []
 
@@ -118,11 +124,11 @@ def called(tmp_path, monkeypatch) -> list[list[str]]:
 def test_interrupted_run_measures_what_is_missing(called, checkout, monkeypatch):
     run_here(monkeypatch, '--out-dir', 'kept')
     assert len(called) == 1, 'the rest was kept'
-    assert 'shape=512,768,1024,1280' in called[0]
+    assert '--train' in called[0]
     path = checkout / 'results' / 'speed' / 'fps-cpu-fast-cpu-3-ghz-avx2-4t-torch3.0.0.csv'
-    frame, committed = pd.read_csv(path), pd.read_csv(RESULTS)
-    assert frame['measurement'].tolist() == committed['measurement'].tolist()
-    assert frame['time_ms.median'].tolist() == [2.0 if name == 'growth' else 1.0 for name in frame['measurement']]
+    frame = pd.read_csv(path)
+    assert list(frame['measurement'].unique()) == list(MEASUREMENTS)
+    assert frame['time_ms.median'].tolist() == [2.0 if name == 'train-fp32' else 1.0 for name in frame['measurement']]
     assert set(frame['version']) == {'9.9.9'}
     for page, link in (
         ('README.md', f'https://github.com/mmvittm/mmvittm/blob/main/results/speed/{path.name}'),
@@ -137,25 +143,32 @@ def test_interrupted_run_measures_what_is_missing(called, checkout, monkeypatch)
 def test_new_rows_replace_those_of_the_same_name(called, checkout, monkeypatch):
     run_here(monkeypatch, '--out-dir', 'kept', '--doc', 'page/page.md')
     shutil.rmtree('kept')
-    run_here(monkeypatch, '--out-dir', 'kept', '--doc', 'page/page.md', '--only', 'tiny-fp32', 'growth-pooled')
+    run_here(monkeypatch, '--out-dir', 'kept', '--doc', 'page/page.md', '--only', 'growth', 'growth-pooled')
     assert len(called) == 3
     [path] = (checkout / 'page').glob('*.csv')
     frame = pd.read_csv(path)
-    assert len(frame) == len(pd.read_csv(RESULTS))
-    assert set(frame.loc[frame['time_ms.median'] == 2.0, 'measurement']) == {'growth', 'tiny-fp32', 'growth-pooled'}
+    assert list(frame['measurement'].unique()) == list(MEASUREMENTS)
+    assert set(frame.loc[frame['time_ms.median'] == 2.0, 'measurement']) == {'growth', 'train-fp32', 'growth-pooled'}
 
 
 def test_first_measurement_of_a_machine(called, checkout, monkeypatch):
-    run_here(monkeypatch, '--out-dir', 'new', '--doc', 'page/page.md', '--only', 'tiny-fp32')
+    run_here(monkeypatch, '--out-dir', 'new', '--doc', 'page/page.md', '--only', 'growth')
     [path] = (checkout / 'page').glob('*.csv')
-    assert set(pd.read_csv(path)['measurement']) == {'tiny-fp32'}
-    assert not list((checkout / 'page' / 'images').iterdir()), 'nothing to plot'
+    assert set(pd.read_csv(path)['measurement']) == {'growth'}
+    assert [plot.name for plot in (checkout / 'page' / 'images').iterdir()] == ['latency.png']
+
+
+def test_dtypes_that_the_cpu_lacks_are_skipped(called, checkout, monkeypatch, capsys):
+    monkeypatch.setattr('torch.backends.cpu.get_cpu_capability', lambda: 'AVX2')
+    run_here(monkeypatch, '--out-dir', 'kept', '--doc', 'page/page.md', '--only', 'backbone-bf16')
+    assert not called
+    assert 'skipped: needs a CPU with AVX512, and this one has AVX2' in capsys.readouterr().out
 
 
 def test_failed_measurements_are_named(checkout, monkeypatch):
     monkeypatch.setattr('subprocess.run', lambda *_, **__: type('Done', (), dict(returncode=1)))
     with pytest.raises(SystemExit, match='error: no results in new: every measurement failed, see the logs there'):
-        run_here(monkeypatch, '--out-dir', 'new', '--doc', 'page/page.md', '--only', 'tiny-fp32')
+        run_here(monkeypatch, '--out-dir', 'new', '--doc', 'page/page.md', '--only', 'growth')
 
 
 def test_unwritable_readme_is_found_before_the_work(called, checkout, monkeypatch):

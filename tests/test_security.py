@@ -68,7 +68,7 @@ ENTRIES = {
     'to_authors': ('model_converters/mmvittm_to_vittm.py', '{checkpoint}', '{folder}/out.pth'),
     'from_vit': ('model_converters/vit_to_mmvittm.py', '{checkpoint}', '{folder}/out.pth'),
     'speed': ('fps_benchmark.py', '{config}', '--checkpoint', '{checkpoint}'),
-    'pictures': ('image_demo.py', '{folder}/data/images/00.png', '{config}', '{checkpoint}'),
+    'images': ('image_demo.py', '{folder}/data/images/00.png', '{config}', '{checkpoint}'),
     'export': (
         'deployment/export.py',
         '{config}',

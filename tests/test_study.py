@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from mmengine.config import Config
 from mmseg.structures import SegDataSample
 
 import mmvittm.models
@@ -35,7 +36,11 @@ def configs():
 
 def test_every_head_meets_every_fusion(configs):
     heads, fusions = (
-        {part.__name__ for part in registry.module_dict.values() if part.__module__.startswith('mmvittm.')}
+        {
+            component.__name__
+            for component in registry.module_dict.values()
+            if component.__module__.startswith('mmvittm.')
+        }
         for registry in (RW_HEADS, FUSIONS)
     )
     backbones = [cfg.model.backbone for name, cfg in configs.items() if name.startswith(('head-', 'baseline'))]
@@ -226,6 +231,19 @@ def test_hash_follows_settings_and_custom_modules(study_tool, tmp_path, monkeypa
     assert first == hash_of(**{'train_dataloader.dataset.data_root': '/elsewhere', 'train_dataloader.num_workers': 7})
     assert first != hash_of(**{'optim_wrapper.optimizer.lr': 1e-3})
     assert first != hash_of(source='x = 2')
+
+
+def test_hash_of_unchanged_settings_stays(study_tool):
+    """Results of 0.2.0 are found again by this hash."""
+    cfg = Config(
+        dict(
+            model=dict(type='EncoderDecoder', backbone=dict(out_indices=(2, 5))),
+            train_dataloader=dict(batch_size=8, num_workers=2, dataset=dict(data_root='data', fold=1)),
+            train_cfg=dict(max_iters=10),
+            work_dir='here',
+        )
+    )
+    assert study_tool.hash_of(cfg) == 'e0d729db9091'
 
 
 def test_every_shipped_study_can_be_read(study_tool, tmp_path):

@@ -1,4 +1,4 @@
-"""The complete workflow in one command: real data, three models trained and tested alike, a picture and a table.
+"""The complete workflow in one command: real data, three models trained and tested alike, predictions, a table.
 
 Trains ViTTM-T 16/32 and two ViTs alike by running the tools that you would run yourself, and shows each command.
 """
@@ -61,7 +61,7 @@ def main() -> None:
     console = Console()
     iters = [] if args.iters is None else ['--cfg-options', f'train_cfg.max_iters={args.iters}']
     folders = {model: args.work_dir / Path(config).stem for model, config in MODELS.items()}
-    picture, fps = args.work_dir / 'predictions.png', args.work_dir / 'fps.json'
+    drawn, fps = args.work_dir / 'predictions.png', args.work_dir / 'fps.json'
 
     run(console, '1/5 Blue Marble: satellite images and climate zones', 'tools/dataset_converters/blue_marble.py')
     for model, config in MODELS.items():
@@ -73,7 +73,7 @@ def main() -> None:
         outputs = ['--work-dir', folder, '--out', folder / 'predictions']
         run(console, f'3/5 Test {model}', 'tools/test.py', config, checkpoint, *outputs)
     predictions = folders[SHOWN] / 'predictions'
-    run(console, '4/5 Draw predictions', 'tools/prediction_grid.py', MODELS[SHOWN], predictions, '--out', picture)
+    run(console, '4/5 Draw predictions', 'tools/prediction_grid.py', MODELS[SHOWN], predictions, '--out', drawn)
     timing = ['--shape', 512, '--rounds', 20, '--out', fps]
     report = fps.with_suffix('.txt')
     run(console, '5/5 Measure the speed', 'tools/fps_benchmark.py', *MODELS.values(), *timing, output=report)
@@ -85,7 +85,7 @@ def main() -> None:
     console.rule('Done', align='left')
     console.print(closing_table(metrics, speeds))
     console.print(f'Time: network only, 512 × 512 pixels; details in {report}', soft_wrap=True)
-    console.print(f'Predictions of {SHOWN}: {picture}', soft_wrap=True)
+    console.print(f'Predictions of {SHOWN}: {drawn}', soft_wrap=True)
     console.print(f'The demo took {(time.monotonic() - start) / 60:.1f} minutes.')
 
 

@@ -1,9 +1,9 @@
 """Compare the speed of segmentors and classifiers on random images; no data set needed.
 
-Every config runs in every backend and dtype. All of these are timed once per round, in shuffled order, so that a
-disturbance of the machine hits them alike, and compared round by round. Rounds continue until the 95 % confidence
-interval of every median is within --precision, or until --max-time. The largest GEMMs of the networks are timed in the
-same rounds: they show the ceiling of the machine.
+Every config runs in every run mode. All of these are timed once per round, in shuffled order, so that a disturbance of
+the machine hits them alike, and compared round by round. Rounds continue until the 95 % confidence interval of every
+median is within --precision, or until --max-time. The largest GEMMs of the networks are timed in the same rounds: they
+show the ceiling of the machine.
 
 Timing, parameters and multiply-adds cover the forward pass from a normalised batch to raw outputs: backbone, neck and
 head, without auxiliary heads and without the final upsampling of a segmentor's logits.
@@ -12,21 +12,19 @@ head, without auxiliary heads and without the final upsampling of a segmentor's 
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from mmvittm.apis.cli import CfgOptions, run_tool
-from mmvittm.benchmark.candidates import build_candidate
 from mmvittm.benchmark.machine import describe_machine
-from mmvittm.benchmark.measurement import measure
+from mmvittm.benchmark.measurement import build_candidate, measure
 from mmvittm.benchmark.modes import BACKENDS, DTYPES, OPTIONS, run_modes
-from mmvittm.benchmark.plots import write_plots
-from mmvittm.benchmark.report import flatten, growth, show, write_csv
-from mmvittm.benchmark.timing import MIN_ROUNDS, spread
+from mmvittm.benchmark.report import growth, show, to_frame, write_plots
+from mmvittm.benchmark.timing import MIN_ROUNDS
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
@@ -44,9 +42,8 @@ def parse_args() -> argparse.Namespace:
     model.add_argument('--checkpoint', nargs='+', default=[], help='one per config (default: random weights)')
     model.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, help='overrides for all configs')
     model.add_argument('--batch-size', type=positive_int, default=1, help='images per batch (default: 1)')
-    model.add_argument(
-        '--shape', type=positive_int, nargs='+', metavar='H', help="H or H W (default: config's test size)"
-    )
+    shape_help = "H or H W (default: config's test size)"
+    model.add_argument('--shape', type=positive_int, nargs='+', metavar='H', help=shape_help)
     model.add_argument('--whole-patches', action='store_true', help='round the size down to whole patches per config')
     model.add_argument('--backbone-only', action='store_true', help='run backbones without neck and head')
     model.add_argument('--train', action='store_true', help='run training steps: forward and backward, no optimizer')
@@ -55,7 +52,11 @@ def parse_args() -> argparse.Namespace:
 
     mode = parser.add_argument_group('run modes')
     mode.add_argument('--backend', nargs='+', choices=list(BACKENDS), default=['torch'], help='(default: torch)')
-    mode.add_argument('--dtype', nargs='+', choices=list(DTYPES), default=['fp32'], help='(default: fp32)')
+    mode.add_argument(
+        '--dtype', nargs='+', choices=list(DTYPES), default=['fp32'], help='for every backend; fp32 by default'
+    )
+    modes_help = 'run modes instead of all pairs of --backend and --dtype; int8 is calibrated on the random images'
+    mode.add_argument('--modes', nargs='+', type=run_mode, metavar='BACKEND:DTYPE', help=modes_help)
     mode.add_argument('--half-weights', action='store_true', help='cast the weights instead of autocasting (PyTorch)')
     mode.add_argument('--channels-last', action='store_true', help='use the channels-last memory format (PyTorch)')
     mode.add_argument('--cuda-graph', action='store_true', help='replay a CUDA graph (not yet tried on a GPU)')
@@ -94,6 +95,15 @@ def sweep(text: str) -> tuple[str, list[int]]:
     return name, values
 
 
+def run_mode(text: str) -> tuple[str, str]:
+    """Parse ``backend:dtype``."""
+    backend, _, dtype = text.partition(':')
+    if backend not in BACKENDS or dtype not in DTYPES:
+        known = f'one of {", ".join(BACKENDS)}, a colon and one of {", ".join(DTYPES)}'
+        raise argparse.ArgumentTypeError(f'{text!r} is not a run mode: give {known}')
+    return backend, dtype
+
+
 def check_args(args: argparse.Namespace) -> None:
     for name, given in (('checkpoints', args.checkpoint), ('values of --miou', args.miou)):
         if given and len(given) != len(args.configs):
@@ -107,41 +117,36 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError(f'--threads must be at most {MAX_THREADS}, not {args.threads}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: torch finds no GPU, use --device cpu')
-    if args.parts and (args.train or not any(BACKENDS[name].is_eager for name in args.backend)):
+    args.modes = args.modes or list(product(args.backend, args.dtype))
+    if args.parts and (args.train or not any(BACKENDS[backend].is_eager for backend, _ in args.modes)):
         raise UserError('--parts times a forward pass of the backend torch: use it with that backend, without --train')
 
 
 def run(args: argparse.Namespace, console: Console) -> dict:
     """Measure; returns the report that goes to JSON."""
     common = dict(train=args.train, device=args.device)
-    options = [name for name in OPTIONS if getattr(args, name)]
-    modes = run_modes(args.backend, args.dtype, options, threads=args.threads, **common)
+    modes = run_modes(args.modes, [name for name in OPTIONS if getattr(args, name)], threads=args.threads, **common)
     models = list(zip(args.configs, args.checkpoint or [None] * len(args.configs), strict=True))
-    settings = dict(common, cfg_options=args.cfg_options, shape=args.shape, batch_size=args.batch_size)
-    settings |= dict(whole_patches=args.whole_patches, backbone_only=args.backbone_only)
-    timing = dict(precision=args.precision / 100, max_time=args.max_time, rounds=args.rounds, warmup=args.warmup)
-    name, values = args.sweep or (None, [None])
+    names = ('cfg_options', 'shape', 'batch_size', 'whole_patches', 'backbone_only')
+    settings = common | {name: getattr(args, name) for name in names}
+    timing = {name: getattr(args, name) for name in ('max_time', 'rounds', 'warmup', 'seed')}
+    swept, values = args.sweep or (None, [None])
     runs, rows = [], []
-    with console.status('') as status:
+    with console.status('building') as status:
         for value in values:
-
-            def step(text: str, prefix: str = f'{name} {value}: ' if name else '') -> None:
-                status.update(prefix + text)
-
-            def on_round(seconds: float, times: list[list[float]], step: Callable = step) -> None:
-                worst = max(spread(own)['precision'] for own in times[: len(modes) * len(models)])
-                step(f'round {len(times[0])}, {seconds:.0f} s: ±{worst:.1%}, wanted ±{args.precision:g} %')
-
-            step('building')
-            if name:
-                settings[name.replace('-', '_')] = [value] if name == 'shape' else value
+            if swept:
+                settings[swept.replace('-', '_')] = [value] if swept == 'shape' else value
             built = [build_candidate(*model, **settings) for model in models]
             candidates = [candidate.in_mode(mode) for mode in modes for candidate in built]
-            measured = measure(candidates, args.parts, step, seed=args.seed, on_round=on_round, **timing)
+            prefix = f'{swept} {value}: ' if swept else ''
+            on_step = lambda text, prefix=prefix: status.update(prefix + text)  # noqa: E731
+            measured = measure(candidates, args.parts, precision=args.precision / 100, on_step=on_step, **timing)
             for index, row in enumerate(measured.pop('rows')):
-                size = row['shape'][2] * row['shape'][3] if name == 'shape' else value
-                row['swept'] = dict(name=name, value=value, size=size, unit=SWEEPS[name]) if name else None
-                row['miou'] = args.miou[index % len(models)] if args.miou else None
+                if swept:
+                    size = row['shape'][2] * row['shape'][3] if swept == 'shape' else value
+                    row['swept'] = dict(name=swept, value=value, size=size, unit=SWEEPS[swept])
+                if args.miou:
+                    row['miou'] = args.miou[index % len(models)]
                 rows.append(row)
             runs.append(dict(swept=value) | measured)
     packages = dict.fromkeys(package for mode in modes for package in BACKENDS[mode.backend].packages)
@@ -150,7 +155,7 @@ def run(args: argparse.Namespace, console: Console) -> dict:
         settings={name: value for name, value in vars(args).items() if not isinstance(value, Path)},
         runs=runs,
         results=rows,
-        growth=list(growth(list(map(flatten, rows)))) if name else [],
+        growth=list(growth(to_frame(rows))) if swept else [],
     )
 
 
@@ -167,12 +172,12 @@ def main() -> None:
         report = run(args, Console(stderr=True))
         for file in files:
             file.write_text(json.dumps(report, indent=1) + '\n')
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    rows = [flatten(row) for row in report['results']]
-    show(report, rows, console)
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    frame = to_frame(report['results'])
+    show(report, frame, console)
     if args.out_dir:
-        write_csv(rows, args.out_dir / 'results.csv')
-        plots = [path.name for path in write_plots(rows, args.out_dir)]
+        frame.to_csv(args.out_dir / 'results.csv', index=False)
+        plots = [path.name for path in write_plots(frame, args.out_dir)]
         console.print(f'{args.out_dir}: {", ".join(["results.json", "results.csv", *plots])}', soft_wrap=True)
 
 

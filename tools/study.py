@@ -11,15 +11,15 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ import torch
 import yaml
 from mmengine.config import Config
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from study_report import write_report
 
 import mmvittm
@@ -63,9 +63,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-# --- what to run -----------------------------------------------------------------------------------------------------
-
-
 def load_study(name: str) -> tuple[str, dict]:
     """Read a study by path or name; returns its name and content."""
     path = next((path for path in (Path(name).expanduser(), STUDIES / f'{name}.yml') if path.is_file()), None)
@@ -75,11 +72,10 @@ def load_study(name: str) -> tuple[str, dict]:
         study = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
         raise UserError(f'study {path} is not valid YAML: {" ".join(str(error).split())}') from error
-    required = {'title', 'metric', 'configs', 'repeats'}
-    known = required | {'options', 'comparisons', 'shape'}
-    if not isinstance(study, dict) or not required <= study.keys() <= known:
-        optional = ', '.join(sorted(known - required))
-        raise UserError(f'study {path} needs the keys {", ".join(sorted(required))} and may have {optional}')
+    required, optional = {'title', 'metric', 'configs', 'repeats'}, {'options', 'comparisons', 'shape'}
+    if not isinstance(study, dict) or not required <= study.keys() <= required | optional:
+        needs, may = (', '.join(sorted(keys)) for keys in (required, optional))
+        raise UserError(f'study {path} needs the keys {needs} and may have {may}')
     if not {'name', 'values', 'keys'} <= set(study['repeats']):
         raise UserError(f'study {path}: repeats needs name (such as fold), values and keys (settings that take one)')
     if unknown := {model for pair in study.get('comparisons', []) for model in pair} - study['configs'].keys():
@@ -97,7 +93,8 @@ class Run:
         repeat (int): The fold or seed.
         cfg (Config): All settings.
         hash (str): Hash of the settings that affect the result, and of the source of custom modules.
-        folder (Path): Where its files go.
+        folder (Path): Folder of its files.
+        config (Path): The file that holds ``cfg``.
     """
 
     model: str
@@ -107,12 +104,7 @@ class Run:
     work_dir: Path
 
     def __post_init__(self) -> None:
-        settings = {key: _hashable(self.cfg.get(key)) for key in HASHED}
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode())
-        for name in (self.cfg.get('custom_imports') or {}).get('imports', []):
-            for path in _sources(name):
-                digest.update(path.read_bytes())
-        self.hash = digest.hexdigest()[:12]
+        self.hash = hash_of(self.cfg)
         self.folder = self.work_dir / re.sub(r'\W+', '-', self.model) / f'{self.repeat}-{self.hash}'
         self.config = self.folder / 'config.py'
 
@@ -121,21 +113,29 @@ class Run:
         """Iterations of the training, or epochs."""
         return self.cfg.train_cfg.get('max_iters') or self.cfg.train_cfg.get('max_epochs') or 0
 
+    def write_config(self) -> None:
+        with atomic_path(self.config) as path:
+            self.cfg.dump(path)
 
-def _hashable(value: object) -> object:
-    """``value`` with plain containers, without :data:`NOT_HASHED`."""
+
+def hash_of(cfg: Config) -> str:
+    """Hash the settings that affect the result, and the source of custom modules; mmvittm's commit is recorded."""
+    settings = {key: _plain(cfg.get(key)) for key in HASHED}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode())
+    for name in (cfg.get('custom_imports') or {}).get('imports', []):
+        spec = None if name.partition('.')[0] == 'mmvittm' else importlib.util.find_spec(name)
+        if spec and spec.origin:
+            path = Path(spec.origin)
+            for source in sorted(path.parent.rglob('*.py')) if path.name == '__init__.py' else [path]:
+                digest.update(source.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _plain(value: object) -> object:
+    """``value`` in plain containers, without :data:`NOT_HASHED`."""
     if isinstance(value, dict):
-        return {str(key): _hashable(each) for key, each in value.items() if key not in NOT_HASHED}
-    return [_hashable(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-def _sources(module: str) -> list[Path]:
-    """Python files of a custom module; none for mmvittm, whose commit is recorded instead."""
-    spec = None if module.partition('.')[0] == 'mmvittm' else importlib.util.find_spec(module)
-    if spec is None or not spec.origin:
-        return []
-    path = Path(spec.origin)
-    return sorted(path.parent.rglob('*.py')) if path.name == '__init__.py' else [path]
+        return {str(key): _plain(each) for key, each in value.items() if key not in NOT_HASHED}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def build_runs(study: dict, cfg_options: dict, work_dir: Path) -> list[Run]:
@@ -149,9 +149,6 @@ def build_runs(study: dict, cfg_options: dict, work_dir: Path) -> list[Run]:
                 raise UserError(f'config {source} has no train_cfg.max_iters or max_epochs')
             runs.append(run)
     return runs
-
-
-# --- running it ------------------------------------------------------------------------------------------------------
 
 
 class Tools:
@@ -170,6 +167,7 @@ class Tools:
         Raises:
             UserError: If the tool fails, with the last line it wrote, or if another process runs in the folder.
         """
+        folder.mkdir(parents=True, exist_ok=True)
         last_line = 'no output'
         with (folder / 'lock').open('w') as lock, (folder / 'log.txt').open('a', encoding='utf-8') as log:
             try:
@@ -207,12 +205,8 @@ class Tools:
             process.wait()
 
 
-def train_and_test(run: Run, tools: Tools, on_progress: Callable[[float], None]) -> dict:
-    """Bring ``run`` from any state to its metrics.
-
-    Raises:
-        UserError: If it fails.
-    """
+def train_and_test(run: Run, metric: str, tools: Tools, on_progress: Callable[[float], None]) -> dict:
+    """Bring ``run`` from any state to its metrics. Raises a :class:`UserError` if it fails."""
 
     def on_line(line: str) -> None:
         if match := PROGRESS.search(line):
@@ -220,105 +214,81 @@ def train_and_test(run: Run, tools: Tools, on_progress: Callable[[float], None])
             on_progress((epoch - 1 + done / total) / (run.length if match[1] else 1))
 
     start = time.monotonic()
-    with atomic_path(run.config) as path:
-        run.cfg.dump(path)
+    run.write_config()
     train, test = run.folder / 'train', run.folder / 'test'
     tools.call(run.folder, on_line, 'train.py', run.config, '--work-dir', train, '--resume', '--verbose')
     checkpoint = Path((train / 'last_checkpoint').read_text().strip())
     arguments = ('--work-dir', test, '--out', test, '--verbose')
     tools.call(run.folder, on_line, 'test.py', run.config, checkpoint, *arguments)
     metrics = json.loads((test / 'metrics.json').read_text())
+    if metric not in metrics:
+        raise UserError(f'the test gave no {metric}, but {", ".join(metrics)}')
     return metrics | dict(minutes=round((time.monotonic() - start) / 60, 1))
 
 
 def validation_curve(folder: Path, metric: str) -> dict[int, float]:
     """The validation metric by iteration or epoch, from mmengine's log."""
-    lines = [
-        line for path in sorted(folder.glob('train/*/vis_data/scalars.json')) for line in path.read_text().splitlines()
-    ]
+    logs = sorted(folder.glob('train/*/vis_data/scalars.json'))
+    lines = [line for path in logs for line in path.read_text().splitlines()]
     scalars = [json.loads(line) for line in lines if line.endswith('}')]  # a killed process leaves half a line
     return {each['step']: each[metric] for each in scalars if metric in each}
 
 
-@contextmanager
-def edit_csv(path: Path) -> Iterator[list[pd.DataFrame]]:
-    """Give a list that holds the table of ``path``; tables appended to it are written too. Locked between processes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix('.lock').open('w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        tables = [pd.read_csv(path)] if path.is_file() else []
-        yield tables
-        with atomic_path(path) as temporary:
-            pd.concat(tables).to_csv(temporary, index=False)
-        path.with_suffix('.lock').unlink()
-
-
-def record(run: Run, metrics: dict, curve: dict[int, float], study: dict, folder: Path) -> None:
+def record(run: Run, metrics: dict, study: dict, folder: Path) -> None:
     """Append a finished run to the CSV files."""
-    key = {'model': run.model, study['repeats']['name']: run.repeat, 'hash': run.hash}
-    versions = {
-        name: importlib.import_module(name).__version__.split('-')[0] for name in ('torch', 'mmengine', 'mmvittm')
-    }
+    key, metric = {'model': run.model, study['repeats']['name']: run.repeat, 'hash': run.hash}, study['metric']
     numbers = {name: round(value, 3) for name, value in metrics.items() if isinstance(value, (int, float))}
+    modules = [importlib.import_module(name) for name in ('torch', 'mmengine', 'mmvittm')]
+    commit = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=TOOLS, capture_output=True, text=True)
     row = key | dict(config=run.source, length=run.length) | numbers
     row |= dict(
         machine=torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
-        versions=' '.join(f'{name}={version}' for name, version in versions.items()),
-        commit=_commit(),
+        versions=' '.join(f'{module.__name__}={module.__version__.split("-")[0]}' for module in modules),
+        commit=commit.stdout.strip(),
     )
-    with edit_csv(folder / 'runs.csv') as tables:
-        tables.append(pd.DataFrame([row]))
-    if curve:
-        with edit_csv(folder / 'curves.csv') as tables:
-            tables.append(
-                pd.DataFrame([key | {'step': step, study['metric']: round(value, 3)} for step, value in curve.items()])
-            )
+    append_rows(folder / 'runs.csv', [row])
+    if curve := validation_curve(run.folder, metric):
+        rows = [key | {'step': step, metric: round(value, 3)} for step, value in curve.items()]
+        append_rows(folder / 'curves.csv', rows)
 
 
-def _commit() -> str:
-    done = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=TOOLS, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-def finished_runs(path: Path, repeat: str) -> set[tuple]:
-    """(model, repeat, hash) of the rows in runs.csv."""
-    return (
-        set(pd.read_csv(path)[['model', repeat, 'hash']].itertuples(index=False, name=None))
-        if path.is_file()
-        else set()
-    )
+def append_rows(path: Path, rows: list[dict]) -> None:
+    """Append to a CSV file, which gets new columns as needed; its folder is locked against other processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        tables = [pd.read_csv(path)] if path.is_file() else []
+        with atomic_path(path) as temporary:
+            pd.concat([*tables, pd.DataFrame(rows)]).to_csv(temporary, index=False)
+    finally:
+        os.close(folder)
 
 
 def run_study(runs: list[Run], study: dict, folder: Path, jobs: int, console: Console) -> list[str]:
     """Do the runs that are not in runs.csv; returns the problems, a sentence each."""
-    repeat, problems, tools = study['repeats']['name'], [], Tools()
-    done = finished_runs(folder / 'runs.csv', repeat)
+    repeat, metric, problems, tools = study['repeats']['name'], study['metric'], [], Tools()
+    done = set()
+    if (folder / 'runs.csv').is_file():
+        table = pd.read_csv(folder / 'runs.csv')
+        done = set(table[['model', repeat, 'hash']].itertuples(index=False, name=None))
     pending = [run for run in runs if (run.model, run.repeat, run.hash) not in done]
     console.print(f'{len(runs) - len(pending)} of {len(runs)} runs are finished', highlight=False)
-    columns = (
-        TextColumn('{task.description}'),
-        BarColumn(),
-        TextColumn('{task.percentage:.0f} %'),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, speed_estimate_period=3600) as progress, ThreadPoolExecutor(jobs) as pool:
         overall = progress.add_task('all runs', total=len(pending))
 
         def work(run: Run) -> dict:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            task, shown = progress.add_task(f'{run.model}, {repeat} {run.repeat}', total=1), 0.0
+            task = progress.add_task(f'{run.model}, {repeat} {run.repeat}', total=1)
 
-            def on_progress(part: float) -> None:
-                nonlocal shown
-                progress.update(task, completed=part)
-                progress.advance(overall, part - shown)
-                shown = part
+            def on_progress(share: float, **options) -> None:
+                progress.update(task, completed=share, **options)
+                progress.update(overall, completed=sum(each.completed for each in progress.tasks if each.id != overall))
 
             try:
-                return train_and_test(run, tools, on_progress)
+                return train_and_test(run, metric, tools, on_progress)
             finally:
-                progress.remove_task(task)
-                progress.advance(overall, 1 - shown)
+                on_progress(1, visible=False)
 
         futures = {pool.submit(work, run): run for run in pending}
         try:
@@ -327,18 +297,14 @@ def run_study(runs: list[Run], study: dict, folder: Path, jobs: int, console: Co
                 name = f'{run.model}, {repeat} {run.repeat}'
                 try:
                     metrics = future.result()
-                    if study['metric'] not in metrics:
-                        raise UserError(f'the test gave no {study["metric"]}, but {", ".join(metrics)}')
-                    record(run, metrics, validation_curve(run.folder, study['metric']), study, folder)
+                    record(run, metrics, study, folder)
                     left = progress.tasks[0].time_remaining
                     hours = f', about {left / 3600:.1f} h left' if left else ''
-                    message = f'{study["metric"]} {metrics[study["metric"]]:.2f} after {metrics["minutes"]} minutes'
-                    console.print(f'{number}/{len(pending)} {name}: {message}{hours}', highlight=False, soft_wrap=True)
+                    message = f'{name}: {metric} {metrics[metric]:.2f} after {metrics["minutes"]} minutes{hours}'
                 except UserError as error:
-                    problems.append(f'{name} failed: {error}')
-                    console.print(
-                        f'{number}/{len(pending)} {problems[-1]}', highlight=False, markup=False, soft_wrap=True
-                    )
+                    message = f'{name} failed: {error}'
+                    problems.append(message)
+                console.print(f'{number}/{len(pending)} {message}', highlight=False, markup=False, soft_wrap=True)
         except BaseException:
             tools.stop()
             pool.shutdown(cancel_futures=True)
@@ -350,12 +316,10 @@ def time_models(runs: list[Run], study: dict, work_dir: Path, folder: Path) -> N
     """Time one run of each model, interleaved, and write speed.csv."""
     models = {run.model: run for run in runs if run.repeat == runs[0].repeat}
     for run in models.values():
-        with atomic_path(run.config) as path:
-            run.cfg.dump(path)
+        run.write_config()
     out = work_dir / 'speed.json'
     shape = ['--shape', *study['shape']] if 'shape' in study else []
     configs = [run.config for run in models.values()]
-    work_dir.mkdir(parents=True, exist_ok=True)
     Tools().call(work_dir, lambda line: None, 'fps_benchmark.py', *configs, *shape, '--rounds', '20', '--out', out)
     timed = json.loads(out.read_text())
     rows = [

@@ -3,24 +3,14 @@
 import re
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy import stats
 
+from mmvittm.benchmark.report import markdown
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
-
-
-def read_runs(path: Path, repeat: str) -> pd.DataFrame:
-    """The rows of runs.csv, the newest per model and fold or seed.
-
-    Raises:
-        UserError: If there are none.
-    """
-    if not path.is_file():
-        raise UserError(f'{path} does not exist: no run of this study has finished')
-    return pd.read_csv(path).drop_duplicates(['model', repeat], keep='last')
 
 
 def interval(values: pd.Series) -> tuple[float, float]:
@@ -30,16 +20,23 @@ def interval(values: pd.Series) -> tuple[float, float]:
     return tuple(stats.ttest_1samp(values, 0).confidence_interval())
 
 
+def between(low: float, high: float) -> str:
+    return 'needs two runs' if np.isnan(low) else f'{low:.1f} to {high:.1f}'
+
+
 def results_table(runs: pd.DataFrame, study: dict, speed: pd.DataFrame | None) -> pd.DataFrame:
     """Mean and interval of the metric per model, the mean of each class, and the speed."""
     metric = study['metric']
-    classes = [name for name in runs.columns if name.startswith('IoU.')]
     rows = {}
     for model in [model for model in study['configs'] if model in set(runs.model)]:
-        chosen = runs[runs.model == model]
-        low, high = interval(chosen[metric])
-        row = {'runs': str(len(chosen)), metric: f'{chosen[metric].mean():.1f}', '95 % interval': between(low, high)}
-        rows[model] = row | {name.removeprefix('IoU.'): f'{chosen[name].mean():.1f}' for name in classes}
+        own = runs[runs.model == model]
+        row = {
+            'runs': f'{len(own)}',
+            metric: f'{own[metric].mean():.1f}',
+            '95 % interval': between(*interval(own[metric])),
+        }
+        classes = own.filter(regex=r'^IoU\.').mean()
+        rows[model] = row | {name.removeprefix('IoU.'): f'{iou:.1f}' for name, iou in classes.items()}
         if speed is not None and model in speed.index:
             rows[model] |= {'ms': f'{speed.ms[model]:.1f}', 'GMACs': f'{speed.GMACs[model]:.2f}'}
     return pd.DataFrame.from_dict(rows, orient='index').fillna('–').replace('nan', '–')
@@ -50,68 +47,44 @@ def paired_differences(runs: pd.DataFrame, study: dict, repeat: str) -> pd.DataF
     table = runs.pivot(index=repeat, columns='model', values=study['metric'])
     rows = {}
     for first, second in study.get('comparisons', []):
-        if not {first, second} <= set(table.columns):
-            continue
-        difference = (table[first] - table[second]).dropna()
-        low, high = interval(difference)
-        if np.isnan(low):
-            conclusion = 'too few runs'
-        else:
+        if {first, second} <= set(table.columns):
+            difference = (table[first] - table[second]).dropna()
+            low, high = interval(difference)
             conclusion = 'no difference shown' if low <= 0 <= high else 'better' if low > 0 else 'worse'
-        rows[f'{first} against {second}'] = {
-            'pairs': str(len(difference)),
-            f'difference in {study["metric"]}': f'{difference.mean():+.1f}',
-            '95 % interval': between(low, high),
-            'conclusion': conclusion,
-        }
+            rows[f'{first} against {second}'] = {
+                'pairs': f'{len(difference)}',
+                f'difference in {study["metric"]}': f'{difference.mean():+.1f}',
+                '95 % interval': between(low, high),
+                'conclusion': 'too few runs' if np.isnan(low) else conclusion,
+            }
     return pd.DataFrame.from_dict(rows, orient='index')
-
-
-def between(low: float, high: float) -> str:
-    """``'1.2 to 3.4'``, with a minus sign."""
-    return 'needs two runs' if np.isnan(low) else f'{low:.1f} to {high:.1f}'.replace('-', '−')
-
-
-def markdown(table: pd.DataFrame, corner: str) -> str:
-    lines = [[corner, *table.columns], ['---'] + ['---:'] * len(table.columns)]
-    lines += [
-        [index, *(str(cell).replace('-', '−') if re.match(r'-\d', str(cell)) else cell for cell in row)]
-        for index, *row in table.itertuples()
-    ]
-    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
 
 
 def plot_tradeoff(runs: pd.DataFrame, study: dict, speed: pd.DataFrame, path: Path) -> None:
     """The metric against the time per image, with 95 % intervals."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
+    figure = Figure(figsize=(6, 4), layout='constrained')
+    axes = figure.add_subplot(xlabel='ms per image', ylabel=study['metric'])
     for model in [model for model in study['configs'] if model in set(runs.model) & set(speed.index)]:
         values = runs[runs.model == model][study['metric']]
-        low, high = interval(values)
-        error = [[values.mean() - low], [high - values.mean()]]
-        axes.errorbar(
-            speed.ms[model], values.mean(), yerr=None if np.isnan(low) else error, fmt='o', capsize=3, label=model
-        )
-    axes.set(xlabel='ms per image', ylabel=study['metric'])
-    axes.legend(fontsize='small')
+        half = (interval(values)[1] - values.mean()) if len(values) > 1 else None
+        axes.errorbar(speed.ms[model], values.mean(), yerr=half, fmt='o', capsize=3, label=model)
     save(figure, path)
 
 
 def plot_curves(curves: pd.DataFrame, study: dict, repeat: str, path: Path) -> None:
     """Mean validation metric over the training."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
+    figure = Figure(figsize=(6, 4), layout='constrained')
     curves = curves.drop_duplicates(['model', repeat, 'step'], keep='last')
     table = curves.pivot_table(index='step', columns='model', values=study['metric'])
-    table[[model for model in study['configs'] if model in table]].plot(ax=axes, marker='.')
+    axes = table[[model for model in study['configs'] if model in table]].plot(ax=figure.add_subplot(), marker='.')
     axes.set(xlabel='iteration', ylabel=f'{study["metric"]}, mean over {repeat}s')
-    axes.legend(fontsize='small')
     save(figure, path)
 
 
-def save(figure: plt.Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save(figure: Figure, path: Path) -> None:
+    figure.axes[0].legend(fontsize='small')
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, metadata=dict(Software=None))
-    plt.close(figure)
 
 
 def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
@@ -126,30 +99,36 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     Raises:
         UserError: If no run has finished.
     """
-    repeat = study['repeats']['name']
-    runs = read_runs(folder / 'runs.csv', repeat)
-    speed = pd.read_csv(folder / 'speed.csv', index_col='model') if (folder / 'speed.csv').is_file() else None
-    text = [f'## {study["title"]}\n']
+    tables = {path.stem: pd.read_csv(path) for path in folder.glob('*.csv')}
+    if 'runs' not in tables:
+        raise UserError(f'{folder / "runs.csv"} does not exist: no run of this study has finished')
+    repeat, metric = study['repeats']['name'], study['metric']
+    runs = tables['runs'].drop_duplicates(['model', repeat], keep='last')
+    speed = tables['speed'].set_index('model') if 'speed' in tables else None
     lengths = ' or '.join(str(length) for length in sorted(runs.length.unique()))
     expected = len(study['configs']) * len(study['repeats']['values'])
-    unit = 'epochs' if study['metric'].startswith('accuracy') else 'iterations'
-    text.append(f'{len(runs)} of {expected} runs, {lengths} {unit} each, on {", ".join(runs.machine.unique())}.\n')
-    text.append(markdown(results_table(runs, study, speed), 'model'))
+    unit = 'epochs' if metric.startswith('accuracy') else 'iterations'
+    text = [
+        f'## {study["title"]}\n',
+        f'{len(runs)} of {expected} runs, {lengths} {unit} each, on {", ".join(runs.machine.unique())}.\n',
+        signed(results_table(runs, study, speed), 'model'),
+    ]
     differences = paired_differences(runs, study, repeat)
     if len(differences):
-        text.append(f'Differences, paired by {repeat}:\n')
-        text.append(markdown(differences, 'comparison'))
-    plots = {}
+        text += [f'Differences, paired by {repeat}:\n', signed(differences, 'comparison')]
+    images = page.parent / 'images'
     if speed is not None:
-        plots['speed'] = f'{study["metric"]} against time per image, 95 % intervals'
-        plot_tradeoff(runs, study, speed, page.parent / 'images' / f'study_{name}_speed.png')
-    if (folder / 'curves.csv').is_file():
-        plots['curves'] = f'{study["metric"]} over the training'
-        plot_curves(
-            pd.read_csv(folder / 'curves.csv'), study, repeat, page.parent / 'images' / f'study_{name}_curves.png'
-        )
-    text += [f'![{caption}](images/study_{name}_{kind}.png)\n' for kind, caption in plots.items()]
+        text.append(f'![{metric} against time per image, 95 % intervals](images/study_{name}_speed.png)\n')
+        plot_tradeoff(runs, study, speed, images / f'study_{name}_speed.png')
+    if 'curves' in tables:
+        text.append(f'![{metric} over the training](images/study_{name}_curves.png)\n')
+        plot_curves(tables['curves'], study, repeat, images / f'study_{name}_curves.png')
     replace_section(page, name, '\n'.join(text))
+
+
+def signed(table: pd.DataFrame, corner: str) -> str:
+    """Markdown with minus signs before numbers."""
+    return re.sub(r'(?<= )-(?=\d)', '−', markdown(table.reset_index(names=corner))) + '\n'
 
 
 def replace_section(page: Path, name: str, text: str) -> None:

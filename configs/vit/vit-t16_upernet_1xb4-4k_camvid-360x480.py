@@ -4,9 +4,4 @@ _base_ = [
     '../_base_/schedules/camvid.py',
     '../_base_/default_runtime.py',
 ]
-model = dict(
-    data_preprocessor=dict(size=_base_.crop_size),
-    backbone=dict(img_size=_base_.crop_size),
-    decode_head=dict(num_classes=11),
-    auxiliary_head=dict(num_classes=11),
-)
+model = _base_.segmentor

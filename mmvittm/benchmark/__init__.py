@@ -1,12 +1,10 @@
 """The library behind ``tools/fps_benchmark.py``; import the module you need.
 
-candidates   configs as networks, with their images and their work
-complexity   multiply-adds, GEMMs and parameters
 modes        run modes: backend, dtype and options
 timing       interleaved rounds and their statistics
+complexity   multiply-adds, GEMMs and parameters
 profiling    time by stage of the network, and peak memory
-measurement  all of these for a list of candidates
+measurement  models from configs, timed in their run modes, and the results
 machine      record of CPU, threads and versions
-report       tables and CSV
-plots        PNG files
+report       tables, CSV and plots of results
 """

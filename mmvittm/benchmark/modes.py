@@ -1,6 +1,5 @@
 """Run modes: backend, dtype and options. A new backend is a new row in :data:`BACKENDS`."""
 
-import itertools
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,18 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from ..deploy import FORMATS
 from ..deploy.base import Format
-from ..deploy.formats import FORMATS
 from ..errors import UserError
 from .timing import Run
 
-#: Floating-point types, in which GEMMs are timed too. int8 has a place in ``--dtype`` but not here.
-DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-#: Options of PyTorch's run modes: label, and what else they need.
-OPTIONS = dict(
-    half_weights=('half weights', ' and --dtype bf16 or fp16'),
-    channels_last=('channels last', ''),
-    cuda_graph=('graph', ' and --device cuda, without --train'),
+#: Data types of the run modes. int8 exists in exports only, and no GEMM is timed in it.
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16, 'int8': torch.int8}
+
+
+#: Options of PyTorch's run modes: label, what else they need, and whether they fit a mode.
+OPTIONS: dict[str, tuple[str, str, Callable[['RunMode'], bool]]] = dict(
+    half_weights=('half weights', ' and --dtype bf16 or fp16', lambda mode: mode.dtype != 'fp32'),
+    channels_last=('channels last', '', lambda mode: True),
+    cuda_graph=('graph', ' and --device cuda, without --train', lambda mode: mode.device == 'cuda' and not mode.train),
 )
 
 
@@ -41,26 +42,23 @@ class RunMode:
         labels = [OPTIONS[option][0] for option in self.options] + ['training'] * self.train
         return ', '.join([f'{self.backend} {self.dtype}', *labels])
 
-    def accepts(self, option: str) -> bool:
-        """Return whether one of :data:`OPTIONS` applies to the mode."""
-        met = dict(half_weights=self.dtype != 'fp32', cuda_graph=self.device == 'cuda' and not self.train)
-        return BACKENDS[self.backend].in_pytorch and met.get(option, True)
 
-
-def run_modes(backends: Iterable[str], dtypes: Iterable[str], options: Iterable[str] = (), **common) -> list[RunMode]:
-    """Combine backends and dtypes; each option goes to the modes that accept it.
+def run_modes(pairs: Iterable[tuple[str, str]], options: Iterable[str] = (), **common) -> list[RunMode]:
+    """Make run modes of pairs of backend and dtype; each option goes to the modes that it fits.
 
     Raises:
-        UserError: If a backend cannot run a mode or is not installed, or no mode accepts an option.
+        UserError: If a backend cannot run a mode or is not installed, or an option fits no mode.
     """
-    modes = [RunMode(*pair, **common) for pair in itertools.product(dict.fromkeys(backends), dict.fromkeys(dtypes))]
+    modes = [RunMode(*pair, **common) for pair in dict.fromkeys(pairs)]
     for mode in modes:
-        if isinstance(backend := BACKENDS[mode.backend], Exported):
-            backend.check(mode)
-    for option in options:
-        if not any(mode.accepts(option) for mode in modes):
-            raise UserError(f'--{option.replace("_", "-")} needs the backend torch or compile{OPTIONS[option][1]}')
-    return [replace(mode, options=tuple(filter(mode.accepts, options))) for mode in modes]
+        BACKENDS[mode.backend].check(mode)
+    for name in options:
+        _, needs, fits = OPTIONS[name]
+        fitting = [mode for mode in modes if BACKENDS[mode.backend].in_pytorch and fits(mode)]
+        if not fitting:
+            raise UserError(f'--{name.replace("_", "-")} needs the backend torch or compile{needs}')
+        modes = [replace(mode, options=(*mode.options, name)) if mode in fitting else mode for mode in modes]
+    return modes
 
 
 class Torch:
@@ -70,6 +68,10 @@ class Torch:
     in_pytorch = True  # takes options, trains, runs on all devices, frees memory after a pass
     is_eager = True  # calls modules one by one
     no_grad = torch.inference_mode
+
+    def check(self, mode: RunMode) -> None:
+        if mode.dtype == 'int8':
+            raise UserError(f'the backend {mode.backend} does not run int8: use openvino')
 
     def prepare(self, network: nn.Module, images: Tensor, mode: RunMode) -> Run:
         """Make a function that runs one pass of ``network``, which it may change, on ``images (B, 3, H, W)``."""
@@ -105,7 +107,7 @@ class Compile(Torch):
 
 
 class Exported:
-    """A runtime of :mod:`mmvittm.deploy`, on a temporary export of the network."""
+    """A runtime of :mod:`mmvittm.deploy`, on a temporary export of the network; int8 is calibrated on the images."""
 
     in_pytorch = is_eager = False
 
@@ -119,11 +121,12 @@ class Exported:
         self.format.check(mode.dtype)
 
     def prepare(self, network: nn.Module, images: Tensor, mode: RunMode) -> Run:
+        array = images.numpy()
+        calibration = [array] if mode.dtype == 'int8' else None
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f'network{self.format.suffix}'
-            self.format.export(network, images, path, mode.dtype)
+            self.format.export(network, images, path, mode.dtype, calibration=calibration)
             session = self.format.load(path, mode.dtype, mode.threads)
-        array = images.numpy()
         return lambda: session(array)
 
 

@@ -28,15 +28,13 @@ _VITTM = {
 _VIT = {r'.*\bpatch_embed': 'embedding', r'.*\blayers\.\d+': 'ViT block'}
 
 
-def staged_methods(network: nn.Module) -> Iterator[tuple[object, str, str]]:
-    """Yield owner, name and stage of the methods to time."""
-    vittm = next((module for module in network.modules() if isinstance(module, ViTTM)), None)
-    if hasattr(vittm, '_embed'):
-        yield vittm, '_embed', 'embedding'  # one product may embed both streams
+def staged_modules(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the modules to time, and their stages."""
+    stages = _AROUND | (_VITTM if any(isinstance(module, ViTTM) for module in network.modules()) else _VIT)
     for name, module in network.named_modules():
-        for pattern, stage in (_AROUND | (_VITTM if vittm else _VIT)).items():
+        for pattern, stage in stages.items():
             if re.fullmatch(pattern, name):
-                yield module, 'forward', stage
+                yield module, stage
 
 
 class Stopwatch:
@@ -45,21 +43,25 @@ class Stopwatch:
     def __init__(self, device: str = 'cpu') -> None:
         self.synchronize = torch.cuda.synchronize if device == 'cuda' else lambda: None
         self.times: Counter[str] = Counter()
-        self._inner: list[float] = []
+        self.stages = ['outside']
+        self.last = 0.0
+
+    def tick(self) -> None:
+        """Add the time since the last tick to the innermost stage."""
+        self.synchronize()
+        now = time.perf_counter()
+        self.times[self.stages[-1]] += (now - self.last) * 1e3
+        self.last = now
 
     def timed(self, function: Callable, stage: str) -> Callable:
         """Wrap ``function`` so that its time is added to ``stage``."""
 
         def call(*args, **kwargs):
-            self.synchronize()
-            self._inner.append(0.0)
-            start = time.perf_counter()
+            self.tick()
+            self.stages.append(stage)
             result = function(*args, **kwargs)
-            self.synchronize()
-            elapsed = (time.perf_counter() - start) * 1e3
-            self.times[stage] += elapsed - self._inner.pop()
-            if self._inner:
-                self._inner[-1] += elapsed
+            self.tick()
+            self.stages.pop()
             return result
 
         return call
@@ -71,19 +73,20 @@ def time_stages(network: nn.Module, run: Run, passes: int, device: str = 'cpu') 
     Returns:
         dict[str, float]: Milliseconds by stage, the mean of the middle half of the passes.
     """
-    watches = [Stopwatch(device) for _ in range(passes)]
-    methods = [(owner, name, getattr(owner, name), stage) for owner, name, stage in staged_methods(network)]
+    staged = [(module, module.forward, stage) for module, stage in staged_modules(network)]
+    totals = []
     try:
-        for watch in watches:
-            for owner, name, method, stage in methods:  # hooks would miss direct calls of `forward`
-                setattr(owner, name, watch.timed(method, stage))
+        for _ in range(passes):
+            watch = Stopwatch(device)
+            for module, forward, stage in staged:  # hooks would miss direct calls of `forward`
+                module.forward = watch.timed(forward, stage)
             watch.timed(run, 'rest')()
+            del watch.times['outside']
+            totals.append(watch.times)
     finally:
-        for owner, name, *_ in methods:
-            vars(owner).pop(name, None)
-    totals = [watch.times.total() for watch in watches]
-    low, high = np.percentile(totals, (25, 75), method='nearest')
-    middle = [watch.times for watch, total in zip(watches, totals, strict=True) if low <= total <= high]
+        for module, *_ in staged:
+            vars(module).pop('forward', None)
+    middle = sorted(totals, key=Counter.total)[passes // 4 : passes - passes // 4]
     return {stage: float(np.mean([own[stage] for own in middle])) for stage in STAGES if stage in middle[0]}
 
 

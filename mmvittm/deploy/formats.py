@@ -1,6 +1,7 @@
 """The file formats. A new one is a subclass of :class:`Format`, listed in :data:`FORMATS`."""
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -74,7 +75,8 @@ class OpenVINOFormat(Format):
         openvino.save_model(model, path, compress_to_fp16=False)
 
     def _read(self, path: Path, dtype: str | None, threads: int | None) -> Session:
-        core = self.module('openvino').Core()
+        openvino = self.module('openvino')
+        core = openvino.Core()
         model = core.read_model(path)
         metadata = json.loads(model.get_rt_info([METADATA_KEY]).astype(str)) if model.has_rt_info(METADATA_KEY) else {}
         precision = self.PRECISIONS[dtype or metadata.get('dtype', 'fp32')]
@@ -82,6 +84,8 @@ class OpenVINOFormat(Format):
         if threads:
             config['INFERENCE_NUM_THREADS'] = threads
         compiled = core.compile_model(model, 'CPU', config)
+        if precision == 'bf16' and compiled.get_property('INFERENCE_PRECISION_HINT') != openvino.Type.bf16:
+            warnings.warn('this CPU has no bf16: OpenVINO computes in fp32 instead', stacklevel=2)
         return Session(lambda images: list(compiled(images).values()), metadata)
 
 

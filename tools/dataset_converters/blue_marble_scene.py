@@ -7,23 +7,33 @@ The image and the labels are those of blue_marble.py. Fold k holds out the tile 
   so that scores are computed on the same pixels as those of models of tiles.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
-from blue_marble import IGNORE, Tiles, cut, label_map, read_image, read_surface, read_zones, split_tiles
+from blue_marble import (
+    IGNORE,
+    Tiles,
+    cut,
+    is_finished,
+    label_map,
+    parse_args,
+    read_image,
+    read_surface,
+    read_zones,
+    split_tiles,
+)
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.datasets import BlueMarbleDataset
-from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_folder
 
 FOLDS = BlueMarbleDataset.FOLDS
 SIDES = ('training', 'held_out')
 NAME = 'earth.png'
+SCENE = 'Blue Marble scene'  # in messages
 
 
 def fold_labels(labels: np.ndarray, tiles: Tiles, fold: int) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +45,7 @@ def fold_labels(labels: np.ndarray, tiles: Tiles, fold: int) -> tuple[np.ndarray
         fold (int): The fold, 0 to 5.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: Two label maps ``(H, W)``, each ignored outside of its part.
+        tuple[np.ndarray, np.ndarray]: Two label maps ``(H, W)``, each ignored outside of its tiles.
     """
     training, held_out = labels.copy(), np.full_like(labels, IGNORE)
     cut(training)[:, fold::FOLDS] = IGNORE
@@ -62,49 +72,16 @@ def is_complete(folder: Path) -> bool:
     return (folder / 'images' / NAME).is_file() and all(path.is_file() for path in maps)
 
 
-def check_out_dir(out: Path, overwrite: bool) -> None:
-    """Refuse to replace anything but a folder of this tool, and that without ``--overwrite``.
-
-    Raises:
-        UserError: If ``out`` must not be replaced.
-    """
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UserError(f'{out} is a file: name a folder')
-    found = {path.name for path in out.iterdir()}
-    if found - {'images', 'annotations'} or (out / 'images' / 'training').exists():
-        raise UserError(f'{out} holds other files than a Blue Marble scene: name a new folder')
-    if found and not overwrite:
-        raise UserError(f'{out} is not a complete Blue Marble scene: pass --overwrite to replace it')
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        'out_dir',
-        nargs='?',
-        type=Path,
-        default=Path('data/blue_marble_scene'),
-        help='folder to write (default: %(default)s)',
-    )
-    parser.add_argument('--overwrite', action='store_true', help='replace an existing Blue Marble scene')
-    return parser.parse_args()
-
-
 def main() -> None:
-    args = parse_args()
-    console = Console()
-    if is_complete(args.out_dir) and not args.overwrite:
-        console.print(f'{args.out_dir} is already complete; pass --overwrite to build it again.', soft_wrap=True)
+    args = parse_args(__doc__, 'data/blue_marble_scene', SCENE)
+    if is_finished(args.out_dir, args.overwrite, is_complete(args.out_dir), SCENE):
         return
-    check_out_dir(args.out_dir, args.overwrite)
     with Console(stderr=True).status('Reading the maps'):
         image = read_image()
         labels = label_map(read_surface(), *read_zones(), image.shape[:2])
     with atomic_folder(args.out_dir) as folder:
         write(folder, image, labels)
-    console.print(f'Wrote {args.out_dir}', soft_wrap=True)
+    Console().print(f'Wrote {args.out_dir}', soft_wrap=True)
 
 
 if __name__ == '__main__':

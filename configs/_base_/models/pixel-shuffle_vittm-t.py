@@ -1,17 +1,9 @@
 # ViTTM-T for whole scenes: 16-pixel memory patches, a fixed grid of process tokens, and a convolutional head that reads
 # the memory maps of blocks 3, 6, 9 and 12. The cost is linear in the pixels.
+_base_ = './segmentor.py'
 memory_patch = 16
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        test_cfg=dict(size_divisor=memory_patch),
-    ),
+    data_preprocessor=dict(test_cfg=dict(size_divisor=memory_patch)),
     backbone=dict(
         type='mmvittm.ViTTM',
         arch='tiny',
@@ -31,6 +23,4 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )

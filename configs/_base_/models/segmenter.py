@@ -1,16 +1,6 @@
 # Segmenter's mask transformer on one feature map of 768 channels.
-# Configs that build on this one add the backbone, and its patch size as data_preprocessor.test_cfg.size_divisor: test
-# images are then padded to whole patches, and the logits of the padding are cropped before they are resized.
+_base_ = './segmentor.py'
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-    ),
     decode_head=dict(
         type='SegmenterMaskTransformerHead',
         in_channels=768,
@@ -23,6 +13,4 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
 )

@@ -1,4 +1,4 @@
-# Base config: the published parts, 256 memory and 64 process tokens. Each ablation overrides one setting.
+# Base config: the published components, 256 memory and 64 process tokens. Each ablation overrides one setting.
 _base_ = '../vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
 model = dict(
     backbone=dict(rw_head=dict(type='LinearAttention', latent_ratio=4), fusion=dict(type='AddFusion')),

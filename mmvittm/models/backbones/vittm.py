@@ -417,10 +417,14 @@ class ViTTM(
         for component in (layer.write_head, self.write_fusion):
             if component.fixed_tokens:
                 raise UserError(
-                    f'memory_chunk needs any number of tokens, and {type(component).__name__} has a fixed one'
+                    f'memory_chunk does not work with {type(component).__name__}, whose number of tokens is fixed: '
+                    'leave one of them out'
                 )
         if mixing := self.mixing_memory_block:
-            raise UserError(f'memory_chunk needs independent tokens, and {type(mixing).__name__} mixes them')
+            raise UserError(
+                f'memory_chunk does not work with {type(mixing).__name__}, which mixes the memory tokens: '
+                'leave one of them out'
+            )
         if rw_drop_path_rate:
             raise UserError('memory_chunk would drop the writes of each chunk separately: set rw_drop_path_rate=0')
 
