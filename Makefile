@@ -1,4 +1,6 @@
 # make demo           set-up, data, training, test, predictions and speed
+# make globe          the Earth in one pass: data, score and picture; trains the model first where weights/earth has none,
+#                     and with TRAIN=1
 # make test           set-up, lint and all tests
 # make test-upstream  all tests on the upstream OpenMMLab packages
 # make lint, format   ruff and mypy; ruff's fixes
@@ -14,9 +16,20 @@ PYTEST_ARGS := --numprocesses 2 --dist loadfile --durations 10
 # Separate processes: training after OpenVINO in the same process ended in a segmentation fault.
 EXPORTING := tests/test_benchmark.py tests/test_deploy.py tests/test_image_demo.py
 
-.PHONY: demo test test-upstream benchmark lint format clean
+GLOBE := work_dirs/globe
+EARTH := $(if $(TRAIN),,$(wildcard weights/earth/*.safetensors))
+EARTH_CONFIG := $(if $(EARTH),weights/earth/config.py,$(firstword $(wildcard configs/vittm/*_earth-*.py)))
+
+.PHONY: demo globe test test-upstream benchmark lint format clean
 demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py
+
+globe: $(VENV)/.installed
+	$(BIN)/python tools/dataset_converters/blue_marble_scene.py
+	$(if $(EARTH),,$(BIN)/python tools/train.py $(EARTH_CONFIG) --work-dir $(GLOBE))
+	model=$(or $(EARTH),$$(cat $(GLOBE)/last_checkpoint)) && \
+	$(BIN)/python tools/test.py $(EARTH_CONFIG) $$model --work-dir $(GLOBE) --out $(GLOBE) && \
+	$(BIN)/python tools/earth.py $(EARTH_CONFIG) $$model --out $(GLOBE)/earth.png
 
 test: lint
 	$(PYTEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS) $(EXPORTING)

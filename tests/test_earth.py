@@ -1,6 +1,8 @@
 """The Earth as one scene: the converter's folds, rolling, the decode head, and the configs."""
 
 import importlib.util
+import re
+import subprocess
 import sys
 
 import numpy as np
@@ -214,3 +216,12 @@ def test_figure_of_another_config(tmp_path, monkeypatch):
     config = mmvittm.configs_dir() / 'vittm' / 'vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
     with pytest.raises(UserError, match='does not train on the Earth as one scene'):
         call_tool(monkeypatch, 'earth.py', config, tmp_path / 'model.pth')
+
+
+def test_make_globe_trains_tests_and_draws(tmp_path):
+    (tmp_path / '.installed').touch()
+    command = ['make', '-n', 'globe', 'TRAIN=1', f'VENV={tmp_path}', 'PYTHON=none']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding='utf-8', check=True)
+    steps = re.findall(r'tools/(\w+)\.py (\S+)', done.stdout.partition('blue_marble_scene.py')[2])
+    assert [step for step, _ in steps] == ['train', 'test', 'earth']
+    assert all('_earth-' in config and (ROOT / config).is_file() for _, config in steps)
