@@ -150,7 +150,7 @@ def main() -> None:
             )
             out.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
     if args.out:
-        console.print(f'Wrote {args.out}', soft_wrap=True)
+        console.print(f'Wrote {args.out}', soft_wrap=True, markup=False)
 
 
 if __name__ == '__main__':

@@ -88,7 +88,7 @@ def main() -> None:
         image = np.asarray(Image.open(sample.img_path).convert('RGB'))
         prediction = sample.pred_sem_seg.data[0].cpu().numpy()
         draw(image, all_labels(cfg, sample), prediction, int(cfg.fold)).savefig(path, dpi=100)
-    Console(soft_wrap=True).print(f'Wrote {args.out}')
+    Console(soft_wrap=True, markup=False).print(f'Wrote {args.out}')
 
 
 if __name__ == '__main__':

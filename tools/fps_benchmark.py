@@ -178,7 +178,9 @@ def main() -> None:
     if args.out_dir:
         frame.to_csv(args.out_dir / 'results.csv', index=False)
         plots = [path.name for path in write_plots(frame, args.out_dir)]
-        console.print(f'{args.out_dir}: {", ".join(["results.json", "results.csv", *plots])}', soft_wrap=True)
+        console.print(
+            f'{args.out_dir}: {", ".join(["results.json", "results.csv", *plots])}', soft_wrap=True, markup=False
+        )
 
 
 if __name__ == '__main__':

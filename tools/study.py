@@ -347,7 +347,7 @@ def main() -> None:
             problems = run_study(runs, study, folder, args.jobs, console)
     if not problems or (folder / 'runs.csv').is_file():
         write_report(name, study, folder, args.docs)
-        console.print(f'Wrote {args.docs}', soft_wrap=True)
+        console.print(f'Wrote {args.docs}', soft_wrap=True, markup=False)
     if problems:
         raise UserError('; '.join(problems))
 

@@ -91,5 +91,5 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _sentence(error: UserError) -> str:
     """Return the last line of an error: one from a data loader worker begins with the worker's traceback."""
-    last_line = str(error).strip().splitlines()[-1]
+    last_line = (str(error).strip() or repr(error)).splitlines()[-1]
     return last_line.partition(f'{UserError.__name__}: ')[2] or last_line

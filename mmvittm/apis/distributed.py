@@ -14,7 +14,7 @@ from ..errors import UserError
 # The variables that torch.distributed reads, and those that the launchers of mmengine set instead.
 _VARIABLES = {
     'none': {},
-    'pytorch': {name: name for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')},
+    'pytorch': dict(RANK='RANK', WORLD_SIZE='WORLD_SIZE', MASTER_ADDR='MASTER_ADDR'),
     'slurm': dict(RANK='SLURM_PROCID', LOCAL_RANK='SLURM_LOCALID', WORLD_SIZE='SLURM_NTASKS'),
     'mpi': dict(
         RANK='OMPI_COMM_WORLD_RANK', LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK', WORLD_SIZE='OMPI_COMM_WORLD_SIZE'

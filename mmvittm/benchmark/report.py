@@ -125,7 +125,7 @@ def show(report: dict, frame: pd.DataFrame, console: Console) -> None:
         gemm = '×'.join(map(str, ceiling['gemm']))
         console.print(f'ceiling {ceiling["dtype"]}: {ceiling["gflops"]:.0f} GFLOP/s in a GEMM of {gemm}')
     for number, config in enumerate(frame['config'].unique(), 1):
-        console.print(f'{number}: {Path(config).stem}')
+        console.print(f'{number}: {Path(config).stem}', markup=False)
     rows, speed = displayed(frame), dict(SPEED)
     if frame['mode'].nunique() == 1:
         del speed['first in mode = 1']

@@ -183,7 +183,7 @@ def main() -> None:
         write(folder, image, labels, splits)
     console = Console()
     console.print(summary(labels, splits))
-    console.print(f'Wrote {args.out_dir}', soft_wrap=True)
+    console.print(f'Wrote {args.out_dir}', soft_wrap=True, markup=False)
 
 
 if __name__ == '__main__':

@@ -76,7 +76,7 @@ def main() -> None:
     if args.grid:
         with atomic_path(args.grid) as path:
             grid(list(scenes)).save(path)
-        console.print(f'Wrote {args.grid}', soft_wrap=True)
+        console.print(f'Wrote {args.grid}', soft_wrap=True, markup=False)
         return
     coco = dict(images=[], annotations=[], categories=[dict(id=i + 1, name=str(i)) for i in range(10)])
     with atomic_folder(args.out_dir) as folder:
@@ -91,7 +91,9 @@ def main() -> None:
             coco['images'].append(dict(id=number, file_name=name, height=args.side, width=args.side))
             coco['annotations'] += annotations(scene, number, len(coco['annotations']) + 1)
         (folder / 'instances.json').write_text(json.dumps(coco))
-    console.print(f'Wrote {args.out_dir}: {args.scenes} scenes, {len(coco["annotations"])} digits', soft_wrap=True)
+    console.print(
+        f'Wrote {args.out_dir}: {args.scenes} scenes, {len(coco["annotations"])} digits', soft_wrap=True, markup=False
+    )
 
 
 if __name__ == '__main__':

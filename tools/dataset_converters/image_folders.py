@@ -50,14 +50,16 @@ def convert(description: str, out_dir: str, classes: tuple[str, ...], read: Call
     console = Console()
     found = _found(args.out_dir)
     if found and not args.overwrite:
-        console.print(f'{args.out_dir} is already there; pass --overwrite to build it again.', soft_wrap=True)
+        console.print(
+            f'{args.out_dir} is already there; pass --overwrite to build it again.', soft_wrap=True, markup=False
+        )
         return
     splits = read()
     with atomic_folder(args.out_dir) as folder:
         for name, split in splits.items():
             _write(folder / name, split, classes)
     counts = ', '.join(f'{len(split.labels)} images in {name}' for name, split in splits.items())
-    console.print(f'Wrote {args.out_dir}: {counts}', soft_wrap=True)
+    console.print(f'Wrote {args.out_dir}: {counts}', soft_wrap=True, markup=False)
 
 
 def _found(out: Path) -> set[str]:

@@ -130,7 +130,7 @@ def main() -> None:
         for file in reversed(format.files(path)):
             file.replace(args.out / file.name)
     console.print(f'{measured} of {"images" if task.name == "classification" else "pixels"}')
-    console.print(args.out / path.name)
+    console.print(args.out / path.name, markup=False)
 
 
 def staging_folder(out: Path) -> tempfile.TemporaryDirectory:
