@@ -182,7 +182,8 @@ class Scene:
         part = Window(rows.start * patch[0], columns.start * patch[1], len(rows) * patch[0], len(columns) * patch[1])
         pixels = read_normalized(self.model.model, self.raster, part)
         tokens, _ = self.model.backbone.memory_embed.patches(pixels)
-        row_weights, column_weights = self._resample[0][_slice(rows)], self._resample[1][_slice(columns)]
+        row_weights = self._resample[0][rows.start : rows.stop]
+        column_weights = self._resample[1][columns.start : columns.stop]
         positions = torch.einsum(
             'ws,rsc->rwc', column_weights, torch.einsum('rs,stc->rtc', row_weights, self._positions)
         )
@@ -288,7 +289,3 @@ def _pooling(tokens: int, cells: int) -> Tensor:
     stops = -(-(torch.arange(cells) + 1) * tokens // cells)
     index = torch.arange(tokens)[:, None]
     return ((index >= starts) & (index < stops)) / (stops - starts)
-
-
-def _slice(part: range) -> slice:
-    return slice(part.start, part.stop)
