@@ -169,6 +169,11 @@ def write_truncated(path: Path, good: Path) -> None:
     path.write_bytes(good.read_bytes()[:-5000])
 
 
+def write_nan(path: Path, good: Path) -> None:
+    state_dict = load_checkpoint_file(good)['state_dict']
+    torch.save(dict(state_dict={key: value * torch.nan for key, value in state_dict.items()}), path)
+
+
 def write_wider(path: Path, good: Path) -> None:
     state_dict = load_checkpoint_file(good)['state_dict']
     wider = {key: torch.cat([value, value], -1) if value.ndim else value for key, value in state_dict.items()}
@@ -185,6 +190,8 @@ def write_other_parts(path: Path, good: Path) -> None:
     [
         (lambda path, good: None, 'checkpoint not found: '),
         (write_truncated, 'cannot be read, it is truncated or not a checkpoint'),
+        (lambda path, good: path.touch(), 'cannot be read, it is truncated or not a checkpoint'),
+        (write_nan, 'NaN or infinite: backbone.memory_embed.pos_embed'),
         (lambda path, good: path.write_text('weights'), 'is not a plain weights file'),
         (lambda path, good: torch.save([1], path), 'holds a list where a dict of weights is expected'),
         (write_malicious, 'is not a plain weights file'),
@@ -195,7 +202,7 @@ def write_other_parts(path: Path, good: Path) -> None:
             'missing: backbone.layers.0.read_head.q.weight (and 11 like it), backbone.layers.0.read_head.q.bias',
         ),
     ],
-    ids=['missing', 'truncated', 'text', 'list', 'malicious', 'getattr', 'wider', 'other components'],
+    ids=['missing', 'truncated', 'empty', 'nan', 'text', 'list', 'malicious', 'getattr', 'wider', 'other components'],
 )
 def test_bad_checkpoint(tool, small_set, checkpoint, tmp_path, monkeypatch, write, sentence):
     bad = tmp_path / 'bad.pth'

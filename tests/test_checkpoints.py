@@ -164,11 +164,14 @@ def resume(e1, work_dir, total, load_from=None, prepare=lambda runner: None):
 
 
 def test_first_run_keeps_its_best(e1, first_run):
-    """Resumed in another work dir, and in a copy: both save a better one."""
+    """Resumed in the work dir of yet another run, and in a copy: both save a better one."""
     before, original = contents(e1), contents(first_run / 'e1')
-    resume(e1, e1.with_name('e2'), 18, e1 / 'iter_13.pth')
-    assert list(e1.with_name('e2').glob('best_*_iter_18.pth')), 'no better one'
-    assert contents(e1) == before
+    e2 = e1.with_name('e2')
+    e2.mkdir()
+    others = [shutil.copy(path, e2) for path in (*e1.glob('best_*'), e1 / 'iter_12.pth')]
+    resume(e1, e2, 18, e1 / 'iter_13.pth')
+    assert (e2 / 'best_mIoU_iter_18.pth').is_file(), 'no better one'
+    assert contents(e1) == before and all(Path(path).is_file() for path in others)
     resume(e1, e1, 18)
     assert contents(first_run / 'e1') == original
     assert [path.name for path in e1.glob('best_*')] == ['best_mIoU_iter_18.pth']

@@ -20,6 +20,7 @@ from mmengine.utils import digit_version
 
 from mmvittm.apis.config import load_config
 from mmvittm.datasets import SeededDataset, SeededSampler
+from mmvittm.engine import ResumableIterLoop
 from mmvittm.engine.checkpoints import newest_checkpoint
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, remove_leftovers
@@ -160,6 +161,21 @@ def test_processes_share_the_draws():
 
     alone, first, second = draws(0, 1), draws(0, 2), draws(1, 2)
     assert [draw for pair in zip(first, second, strict=True) for draw in pair] == alone
+
+
+def test_processes_that_start_apart():
+    """As on machines of which one does not see the work dir."""
+    loop = ResumableIterLoop.__new__(ResumableIterLoop)
+    loop._runner, loop.dataloader, loop._iter = mock.Mock(seed=3), mock.Mock(), 0
+
+    def broadcast(objects):
+        objects[:] = [3, 12]
+
+    with (
+        mock.patch('mmvittm.engine.runner.loops.broadcast_object_list', broadcast),
+        pytest.raises(UserError, match='starts after iteration 0, but rank 0 after 12'),
+    ):
+        loop._begin()
 
 
 def test_sample_depends_on_its_position_only(tmp_path):

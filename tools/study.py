@@ -217,7 +217,7 @@ def train_and_test(run: Run, metric: str, tools: Tools, on_progress: Callable[[f
     run.write_config()
     train, test = run.folder / 'train', run.folder / 'test'
     tools.call(run.folder, on_line, 'train.py', run.config, '--work-dir', train, '--resume', '--verbose')
-    checkpoint = Path((train / 'last_checkpoint').read_text().strip())
+    checkpoint = train / Path((train / 'last_checkpoint').read_text().strip()).name  # the folder may be a copy
     arguments = ('--work-dir', test, '--out', test, '--verbose')
     tools.call(run.folder, on_line, 'test.py', run.config, checkpoint, *arguments)
     metrics = json.loads((test / 'metrics.json').read_text())

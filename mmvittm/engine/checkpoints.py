@@ -39,19 +39,20 @@ def newest_checkpoint(
         _check_start(Path(work_dir), start, allow_pickle)
         return Path(start)
     folder = Path(folder or work_dir)
-    last = Path(read_path(Path(work_dir, LAST))).name
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    numbered = sorted((name for name in names - {last} if re.fullmatch(r'(iter|epoch)_\d+\.pth', name)), key=_number)
-    groups = [[last] if last else [], numbered[::-1], sorted(names & {INTERRUPTED} - {last})]
-    if found := _first_intact(folder, groups[0], allow_pickle):
-        return found[1]
-    rest = [found for group in groups[1:] if (found := _first_intact(folder, group, allow_pickle))]
-    if not rest and any(groups):
+    last = [name] if (name := Path(read_path(Path(work_dir, LAST))).name) else []
+    numbered = [name for name in names.difference(last) if re.fullmatch(r'(iter|epoch)_\d+\.pth', name)]
+    interrupted = [INTERRUPTED] if INTERRUPTED in names.difference(last) else []
+    found = _first_intact(folder, last, allow_pickle)
+    if not found:
+        groups = sorted(numbered, key=_number, reverse=True), interrupted
+        found = max(filter(None, (_first_intact(folder, group, allow_pickle) for group in groups)), default=None)
+    if not found and (last or numbered or interrupted):
         raise UserError(
             f'all checkpoints in {folder} are damaged or missing: pass another one to --resume, or start again without '
             '--resume in a new --work-dir'
         )
-    return max(rest)[1] if rest else None
+    return found[1] if found else None
 
 
 def read_path(file: Path) -> str:
@@ -81,9 +82,8 @@ def require_training_state(checkpoint: Mapping, name: str | Path) -> None:
 
 def _check_start(work_dir: Path, start: str, allow_pickle: bool) -> None:
     try:
-        if '://' not in start:
-            _iterations(Path(start), allow_pickle)
-    except UserError as error:
+        _iterations(Path(start), allow_pickle)
+    except (UserError, OSError) as error:
         raise UserError(
             f'the run in {work_dir} was resumed from {start} and has not saved a checkpoint yet, but {error}: pass '
             'another one to --resume'

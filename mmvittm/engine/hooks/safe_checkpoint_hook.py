@@ -69,21 +69,28 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Find the earlier checkpoints of this run in its own folder, and let ``--resume`` start where it starts."""
         super().before_train(runner)
-        self.last_ckpt = self._own(runner.message_hub.get_info('last_ckpt'))
-        self._best = [self._own(path) for path in self._best]
         start = runner._load_from if runner._resume else None
-        elsewhere = start and Path(start).parent.resolve() != Path(self.out_dir).resolve()
-        if elsewhere and self.max_keep_ckpts > 0:
-            self.keep_ckpt_ids.clear()  # those of the other run
+        if start and Path(start).parent.resolve() != Path(self.out_dir).resolve():
+            self._begin_elsewhere(runner, start)
+        else:
+            self.last_ckpt = self._own(runner.message_hub.get_info('last_ckpt'))
+            self._best = [self._own(path) for path in self._best]
+            if is_main_process():
+                if start:
+                    _name_last(runner, str(Path(self.out_dir, Path(start).name)))
+                Path(runner.work_dir, RESUMED_FROM).unlink(missing_ok=True)
         if is_main_process():
             remove_leftovers(self.out_dir)
             remove_leftovers(runner.work_dir)
-            Path(runner.work_dir, RESUMED_FROM).unlink(missing_ok=True)
-            if elsewhere:
-                path = Path(start).absolute() if Path(start).exists() else start  # start may be a URL
-                _write(Path(runner.work_dir, RESUMED_FROM), str(path))
-            elif start:
-                _name_last(runner, str(Path(self.out_dir, Path(start).name)))
+
+    def _begin_elsewhere(self, runner: Runner, start: str) -> None:
+        """Forget the checkpoints of the run that ``start`` is from, which are not this run's to delete."""
+        self.last_ckpt, self._best = None, [None for _ in self._best]
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids.clear()
+        if is_main_process():
+            path = Path(start).absolute() if Path(start).exists() else start  # start may be a URL
+            _write(Path(runner.work_dir, RESUMED_FROM), str(path))
 
     def _own(self, path: str | None) -> str | None:
         """Return the path of the file of this name in this run's folder, if there is one."""
@@ -179,7 +186,7 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 def _name_last(runner: Runner, path: str) -> None:
-    """Let ``--resume`` continue from ``path``, a checkpoint of this run."""
+    """Let ``--resume`` continue from ``path``, in this run's folder."""
     _write(Path(runner.work_dir, LAST), path)
     Path(runner.work_dir, RESUMED_FROM).unlink(missing_ok=True)
 
