@@ -8,13 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .errors import install_command
 from .version import __version__
 
 _missing = [name for name in ('mmengine', 'mmcv', 'mmpretrain', 'mmseg') if find_spec(name) is None]
 if _missing:
     raise ImportError(
-        f'mmvittm needs {", ".join(_missing)}: run `pip install "mmvittm[onedl]"` (the tested packages) '
-        'or `pip install "mmvittm[openmmlab]"` (the upstream packages), not both.'
+        f'mmvittm needs {", ".join(_missing)}: run `{install_command("onedl")}` (the tested packages) '
+        f'or `{install_command("openmmlab")}` (the upstream packages), not both.'
     )
 
 from . import registry  # noqa: E402

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, install_command
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def installed_file(package: str, file: str) -> Path:
     try:
         path = Path(distribution(package).locate_file(file))
     except PackageNotFoundError:
-        raise UserError(f'the package {package} is not installed: run `pip install "mmvittm[demo]"`') from None
+        raise UserError(f'the package {package} is not installed: run `{install_command("demo")}`') from None
     if not path.is_file():
-        raise UserError(f'the installed {package} has no file {file}: run `pip install "mmvittm[demo]"`')
+        raise UserError(f'the installed {package} has no file {file}: run `{install_command("demo")}`')
     return path

@@ -101,7 +101,7 @@ def test_missing_data(run_tool, tmp_path):
     assert done.returncode == 1
     sentence = done.stderr.strip().splitlines()[-1]
     assert sentence.startswith(f'error: train_dataloader: data set folder not found: {tmp_path / "nowhere"}')
-    assert 'python tools/dataset_converters/blue_marble.py' in sentence
+    assert 'python -m mmvittm data blue-marble' in sentence
     assert not (tmp_path / 'work').exists(), 'something was written'
 
 

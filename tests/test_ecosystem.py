@@ -13,6 +13,7 @@ from helpers.tiny import tiny_backbone
 from mmengine.config import Config
 
 import mmvittm
+from mmvittm import errors
 from mmvittm.apis.config import build_model, load_config
 from mmvittm.models import ViTTM
 
@@ -166,7 +167,12 @@ def test_import_without_openmmlab_says_what_to_install():
     )
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode != 0
-    assert 'run `pip install "mmvittm[onedl]"`' in done.stderr.splitlines()[-1]
+    assert f'run `pip install -e "{ROOT}[onedl]"`' in done.stderr.splitlines()[-1]
+
+
+def test_hint_for_an_installed_package(monkeypatch):
+    monkeypatch.setattr(errors, '__file__', '/venv/lib/site-packages/mmvittm/errors.py')
+    assert errors.install_command('demo') == 'pip install "mmvittm[demo]"'
 
 
 def test_backbone_is_registered_once_under_its_scope():

@@ -83,6 +83,11 @@ def configs(tmp_path_factory) -> dict[str, str]:
         unknown=CLASSIFIER.replace('ImageClassifier', 'ImageClasifier'),
         wider=SEGMENTOR.replace('embed_dims=16', 'embed_dims=32').replace('in_channels=16', 'in_channels=32'),
         mismatched=SEGMENTOR.replace('in_channels=16', 'in_channels=4'),
+        pooling=SEGMENTOR.replace('num_convs=1, num_classes=3, norm_cfg', 'num_classes=3, norm_cfg').replace(
+            "type='FCNHead', in_channels=16, channels=8, num_classes=3",
+            "type='PSPHead', pool_scales=(1,), in_channels=16, channels=8, num_classes=3",
+            1,
+        ),
         not_a_model="default_scope = 'mmpretrain'\nmodel = dict(type='CrossEntropyLoss')\ncrop_size = 8",
     )
     for name, text in texts.items():
@@ -351,6 +356,7 @@ def test_tool_times_training_with_overrides(configs, tmp_path, monkeypatch):
         (['segmentor'], ['--parts', '--train'], '--parts times a forward pass of the backend torch'),
         (['segmentor'], ['--miou', '40', '50'], '2 values of --miou for 1 configs'),
         (['vittm'], ['--shape', '2'], 'vittm.py does not run on images of 2×2: '),
+        (['pooling'], ['--train'], 'pooling.py does not train on one image: use --batch-size 2'),
         (['segmentor'], ['--half-weights'], '--half-weights needs .* --dtype bf16 or fp16'),
         (['vittm'], ['--sweep', 'shape=32,2'], 'vittm.py does not run on images of 2×2: '),
         (['segmentor'], ['--shape', '8', '--whole-patches'], 'segmentor.py has patches of 16×16: 8×8 holds none'),

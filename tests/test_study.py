@@ -143,8 +143,13 @@ def test_a_failed_run_stops_no_other(studied):
     assert done.returncode == 1
     assert 'Traceback' not in done.stderr
     sentence = done.stderr.strip().splitlines()[-1]
-    assert sentence.startswith('error: broken, fold 0 failed: train.py: ')
+    assert sentence.startswith('error: broken cannot be built: config ')
     assert "unexpected keyword argument 'rw_heads', did you mean 'rw_head'?" in sentence
+    lines = done.stdout.splitlines()
+    said, trained = (
+        next(i for i, line in enumerate(lines) if text in line) for text in ('broken cannot', ' A, fold 0: ')
+    )
+    assert said < trained, 'before the others are trained'
 
 
 def test_the_page_shows_the_study(studied):
@@ -216,21 +221,25 @@ def study_tool(monkeypatch):
 
 
 def test_hash_follows_settings_and_custom_modules(study_tool, tmp_path, monkeypatch):
-    module, config = tmp_path / 'my_study_parts.py', tmp_path / 'custom.py'
+    """The module lies beside the config and imports another one there."""
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    module, config, inner = (tmp_path / name for name in ('my_study_parts.py', 'custom.py', 'my_study_helper.py'))
+    inner.write_text('y = 1')
     config.write_text(
         f'_base_ = {str(mmvittm.configs_dir() / DEMO)!r}\n'
         "custom_imports = dict(imports=['mmvittm', 'my_study_parts'], allow_failed_imports=False)"
     )
-    monkeypatch.syspath_prepend(str(tmp_path))
 
     def hash_of(source='x = 1', **options):
-        module.write_text(source)
+        module.write_text(f'import torch, my_study_helper\n{source}')
         return study_tool.Run('A', str(config), 0, load_config(config, options), tmp_path).hash
 
     first = hash_of()
     assert first == hash_of(**{'train_dataloader.dataset.data_root': '/elsewhere', 'train_dataloader.num_workers': 7})
     assert first != hash_of(**{'optim_wrapper.optimizer.lr': 1e-3})
     assert first != hash_of(source='x = 2')
+    inner.write_text('y = 2')
+    assert first != hash_of()
 
 
 def test_hash_of_unchanged_settings_stays(study_tool):

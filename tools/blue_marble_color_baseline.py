@@ -19,13 +19,13 @@ from rich.table import Table
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.datasets import BlueMarbleDataset, CheckLabels
-from mmvittm.errors import UserError
+from mmvittm.errors import UserError, install_command
 from mmvittm.fileio import atomic_path
 
 try:
     from sklearn.ensemble import HistGradientBoostingClassifier
 except ModuleNotFoundError:
-    sys.exit('error: scikit-learn is not installed: run `pip install "mmvittm[demo]"`')
+    sys.exit(f'error: scikit-learn is not installed: run `{install_command("demo")}`')
 
 BOX_SIZES = (9, 33)  # pixels
 TREES_PER_STEP = 10  # per update of the progress bar

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from modulefinder import ModuleFinder
 from pathlib import Path
 
 import pandas as pd
@@ -33,7 +34,7 @@ from study_report import write_report
 
 import mmvittm
 from mmvittm.apis.cli import CfgOptions, run_tool
-from mmvittm.apis.config import load_config
+from mmvittm.apis.config import build_model, load_config
 from mmvittm.benchmark.machine import cpu_name
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
@@ -123,11 +124,8 @@ def hash_of(cfg: Config) -> str:
     settings = {key: _plain(cfg.get(key)) for key in HASHED}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode())
     for name in (cfg.get('custom_imports') or {}).get('imports', []):
-        spec = None if name.partition('.')[0] == 'mmvittm' else importlib.util.find_spec(name)
-        if spec and spec.origin:
-            path = Path(spec.origin)
-            for source in sorted(path.parent.rglob('*.py')) if path.name == '__init__.py' else [path]:
-                digest.update(source.read_bytes())
+        for source in _sources(name):
+            digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -136,6 +134,21 @@ def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {str(key): _plain(each) for key, each in value.items() if key not in NOT_HASHED}
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _sources(module: str) -> list[Path]:
+    """Files of a custom module and of those beside it that it imports; none for mmvittm, whose commit is recorded."""
+    spec = None if module.partition('.')[0] == 'mmvittm' else importlib.util.find_spec(module)
+    if spec is None or not spec.origin:
+        return []
+    path = Path(spec.origin)
+    if path.name == '__init__.py':
+        return sorted(path.parent.rglob('*.py'))
+    if 'site-packages' in path.parts:
+        return [path]
+    finder = ModuleFinder(path=[str(path.parent)])
+    finder.run_script(str(path))  # reads the import statements, runs nothing
+    return sorted({Path(found.__file__) for found in finder.modules.values() if found.__file__})
 
 
 def build_runs(study: dict, cfg_options: dict, work_dir: Path) -> list[Run]:
@@ -181,6 +194,8 @@ class Tools:
                     [sys.executable, str(TOOLS / tool), *map(str, args)],
                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', errors='replace',
                     pass_fds=[lock.fileno()],
+                    # the config runs from another folder, but its custom modules lie beside the original
+                    env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
                 )  # fmt: skip
                 self.processes.add(process)
             for line in process.stdout:
@@ -265,15 +280,31 @@ def append_rows(path: Path, rows: list[dict]) -> None:
         os.close(folder)
 
 
+def unbuildable(runs: list[Run]) -> dict[str, Exception]:
+    """Build the model of each config, and return the errors: better now than after hours of training the others."""
+    errors = {}
+    for run in {run.model: run for run in runs}.values():
+        try:
+            build_model(run.cfg)
+        except Exception as error:  # a custom module may raise anything
+            errors[run.model] = error
+    return errors
+
+
 def run_study(runs: list[Run], study: dict, folder: Path, jobs: int, console: Console) -> list[str]:
     """Do the runs that are not in runs.csv; returns the problems, a sentence each."""
-    repeat, metric, problems, tools = study['repeats']['name'], study['metric'], [], Tools()
+    repeat, metric, tools = study['repeats']['name'], study['metric'], Tools()
     done = set()
     if (folder / 'runs.csv').is_file():
         table = pd.read_csv(folder / 'runs.csv')
         done = set(table[['model', repeat, 'hash']].itertuples(index=False, name=None))
     pending = [run for run in runs if (run.model, run.repeat, run.hash) not in done]
     console.print(f'{len(runs) - len(pending)} of {len(runs)} runs are finished', highlight=False)
+    broken = unbuildable(pending)
+    problems = [f'{model} cannot be built: {error}' for model, error in broken.items()]
+    for problem in problems:
+        console.print(problem, highlight=False, markup=False, soft_wrap=True)
+    pending = [run for run in pending if run.model not in broken]
     columns = (TextColumn('{task.description}'), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, speed_estimate_period=3600) as progress, ThreadPoolExecutor(jobs) as pool:
         overall = progress.add_task('all runs', total=len(pending))

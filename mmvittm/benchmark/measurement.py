@@ -86,6 +86,8 @@ def build_candidate(
         )
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
+        if 'Expected more than 1 value per channel' in reason:  # of BatchNorm, behind global pooling
+            raise UserError(f'config {config} does not train on one image: use --batch-size 2 or more') from error
         raise UserError(f'config {config} does not run on images of {height}×{width}: {reason}') from error
     return Candidate(config, checkpoint, network, images, macs / batch_size, largest(gemms))
 

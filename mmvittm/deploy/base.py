@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, install_command
 from .program import export_program
 
 #: Key of the metadata in an exported file.
@@ -105,7 +105,7 @@ class Format(ABC):
         except ImportError as error:
             raise UserError(
                 f'the format {self.name} needs the package {name}, which is not installed: '
-                "`pip install 'mmvittm[deploy]'`"
+                f'`{install_command("deploy")}`'
             ) from error
 
     def files(self, path: Path) -> tuple[Path, ...]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, install_command
 from ..fileio import atomic_path
 
 IMAGE_SUFFIXES = ('.tif', '.tiff', '.png', '.jpg', '.jpeg')
@@ -232,5 +232,5 @@ def _rasterio() -> ModuleType:
         import rasterio.shutil
         import rasterio.windows
     except ImportError as error:
-        raise UserError('scenes need rasterio: run `pip install "mmvittm[scenes]"`') from error
+        raise UserError(f'scenes need rasterio: run `{install_command("scenes")}`') from error
     return rasterio

@@ -1,7 +1,7 @@
 _base_ = './ade20k_512x512.py'
 dataset_type = 'mmvittm.BlueMarbleDataset'
 data_root = 'data/blue_marble'
-data_help = 'make it with `python tools/dataset_converters/blue_marble.py` (it needs `pip install "mmvittm[demo]"`)'
+data_help = 'make it with `python -m mmvittm data blue-marble`'
 # Folds 0 to 5 hold out the tile columns fold, fold + 6 and fold + 12. The environment variable BLUE_MARBLE_FOLD selects
 # one for all three data loaders.
 fold = {{'$BLUE_MARBLE_FOLD:2'}}

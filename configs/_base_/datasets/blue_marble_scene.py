@@ -2,9 +2,7 @@
 # at 5400×2700 and on the tiles of blue_marble.py.
 _base_ = './blue_marble.py'
 data_root = 'data/blue_marble_scene'
-data_help = (
-    'make it with `python tools/dataset_converters/blue_marble_scene.py` (it needs `pip install "mmvittm[demo]"`)'
-)
+data_help = 'make it with `python -m mmvittm data blue-marble-scene`'
 crop_size = (1344, 2688)  # of the whole scene: half of its size
 train_pipeline = [
     dict(type='LoadImageFromFile'),

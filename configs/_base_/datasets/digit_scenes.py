@@ -1,9 +1,7 @@
 _base_ = './ade20k_512x512.py'
 dataset_type = 'mmvittm.DigitScenesDataset'
 data_root = 'data/blue_marble'
-data_help = (
-    'make the backgrounds with `python tools/dataset_converters/blue_marble.py` (needs `pip install "mmvittm[demo]"`)'
-)
+data_help = 'make the backgrounds with `python -m mmvittm data blue-marble`'
 crop_size = (256, 256)
 # Scenes are as large as the crops, and their labels are at full size: no resizing, cropping or flipping.
 train_pipeline = [dict(type='mmvittm.MakeDigitScene'), dict(type='PackSegInputs')]

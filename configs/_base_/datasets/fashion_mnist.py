@@ -1,8 +1,6 @@
 _base_ = './mnist.py'
 data_root = 'data/fashion_mnist'
-data_help = (
-    'make it with `python tools/dataset_converters/fashion_mnist.py` (it needs `apt-get install dataset-fashion-mnist`)'
-)
+data_help = 'make it with `python -m mmvittm data fashion-mnist` (it needs `apt-get install dataset-fashion-mnist`)'
 # Garments are upright, and their mirror images are valid garments.
 train_pipeline = [
     dict(type='LoadImageFromFile'),

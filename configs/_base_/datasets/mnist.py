@@ -1,6 +1,6 @@
 dataset_type = 'CustomDataset'
 data_root = 'data/mnist'
-data_help = 'make it with `python tools/dataset_converters/mnist.py` (it needs `pip install "mmvittm[demo]"`)'
+data_help = 'make it with `python -m mmvittm data mnist`'
 data_preprocessor = dict(num_classes=10, mean=[33.3, 33.3, 33.3], std=[78.6, 78.6, 78.6])
 # Small shifts, rotations and shears, filled with black; no flips, which change the digit.
 moves = dict(pad_val=0, prob=0.5, interpolation='bilinear')
