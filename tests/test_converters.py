@@ -441,6 +441,7 @@ def test_a_model_so_started_trains():
     [
         ({'blocks.0.attn.q_norm.weight': torch.ones(8)}, r'unknown: blocks\.0\.attn\.q_norm\.weight'),
         ({'reg_token': torch.ones(1, 4, 16)}, 'reg_token'),
+        ({'norm_pre.weight': torch.ones(16)}, r'norm_pre\.weight'),  # CLIP
         ({'pos_embed': torch.ones(1, 15, 16)}, 'position embedding of 15 tokens'),
         ({'pos_embed': None}, 'pos_embed is missing'),
         ({'patch_embed.proj.weight': None}, r'patches\.projection\.weight is missing'),

@@ -129,9 +129,21 @@ def test_a_classifier_uses_the_test_pipeline(models):
 
 
 def test_a_config_without_test_data_is_refused(models):
-    (models / 'no_data.py').write_text("_base_ = ['classifier.py']\ntest_dataloader = None\n")
-    with pytest.raises(UserError, match=r'no_data\.py has no test_dataloader: its pipeline is needed'):
+    (models / 'no_data.py').write_text("_base_ = ['classifier.py']\ntest_dataloader = None\ntest_pipeline = None\n")
+    with pytest.raises(UserError, match=r'no_data\.py has no test_dataloader or test_pipeline'):
         eager_predictor(models / 'no_data.py', models / 'classifier.pth')
+
+
+def test_test_pipeline_is_enough(models):
+    """A config for prediction alone has no data set."""
+    steps = load_config(models / 'classifier.py').test_dataloader.dataset.pipeline
+    text = f"_base_ = ['classifier.py']\ntest_dataloader = None\ntest_pipeline = {[dict(step) for step in steps]!r}\n"
+    (models / 'predict_only.py').write_text(text)
+    scores = [
+        eager_predictor(models / f'{name}.py', models / 'classifier.pth').predict(photograph(24, 24))
+        for name in ('classifier', 'predict_only')
+    ]
+    np.testing.assert_array_equal(*scores)
 
 
 def test_a_classifier_lists_its_classes(models, images, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ Trains ViTTM-T 16/32 and two ViTs alike by running the tools that you would run 
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -16,14 +17,16 @@ from mmengine.runner import find_latest_checkpoint
 from rich.console import Console
 from rich.table import Table
 
+import mmvittm
 from mmvittm.apis.cli import run_tool
 from mmvittm.errors import UserError
 
 MODELS = {
-    'ViTTM-T 16/32': 'configs/vittm/vittm-t_16-32_upernet-mixed_1xb8-demo_blue-marble-256x256.py',
-    'ViT-T/32': 'configs/vit/vit-t32_upernet_1xb8-demo_blue-marble-256x256.py',
-    'ViT-T/16': 'configs/vit/vit-t16_upernet_1xb8-demo_blue-marble-256x256.py',
+    'ViTTM-T 16/32': 'vittm/vittm-t_16-32_upernet-mixed_1xb8-demo_blue-marble-256x256.py',
+    'ViT-T/32': 'vit/vit-t32_upernet_1xb8-demo_blue-marble-256x256.py',
+    'ViT-T/16': 'vit/vit-t16_upernet_1xb8-demo_blue-marble-256x256.py',
 }
+TOOLS = Path(__file__).parent
 SHOWN = 'ViTTM-T 16/32'  # the model whose predictions are drawn
 
 
@@ -34,9 +37,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(console: Console, title: str, *command: str | Path, output: Path | None = None) -> None:
+def run(console: Console, title: str, tool: str, *args: str | Path, output: Path | None = None) -> None:
     """Run a tool of this folder and show its command line; what it prints may go to a file."""
-    words = [str(word) for word in command]
+    words = [os.path.relpath(TOOLS / tool), *map(str, args)]
     console.rule(title, align='left')
     console.print(f'$ python {shlex.join(words)}', style='dim', soft_wrap=True, highlight=False)
     with output.open('w') if output else nullcontext() as file:
@@ -60,23 +63,24 @@ def main() -> None:
     start = time.monotonic()
     console = Console()
     iters = [] if args.iters is None else ['--cfg-options', f'train_cfg.max_iters={args.iters}']
-    folders = {model: args.work_dir / Path(config).stem for model, config in MODELS.items()}
+    configs = {model: os.path.relpath(mmvittm.config_file(config)) for model, config in MODELS.items()}
+    folders = {model: args.work_dir / Path(config).stem for model, config in configs.items()}
     drawn, fps = args.work_dir / 'predictions.png', args.work_dir / 'fps.json'
 
-    run(console, '1/5 Blue Marble: satellite images and climate zones', 'tools/dataset_converters/blue_marble.py')
-    for model, config in MODELS.items():
+    run(console, '1/5 Blue Marble: satellite images and climate zones', 'dataset_converters/blue_marble.py')
+    for model, config in configs.items():
         folder = folders[model]
-        run(console, f'2/5 Train {model}', 'tools/train.py', config, '--work-dir', folder, *iters)
-    for model, config in MODELS.items():
+        run(console, f'2/5 Train {model}', 'train.py', config, '--work-dir', folder, *iters)
+    for model, config in configs.items():
         folder = folders[model]
         checkpoint = find_latest_checkpoint(str(folder))
         outputs = ['--work-dir', folder, '--out', folder / 'predictions']
-        run(console, f'3/5 Test {model}', 'tools/test.py', config, checkpoint, *outputs)
+        run(console, f'3/5 Test {model}', 'test.py', config, checkpoint, *outputs)
     predictions = folders[SHOWN] / 'predictions'
-    run(console, '4/5 Draw predictions', 'tools/prediction_grid.py', MODELS[SHOWN], predictions, '--out', drawn)
+    run(console, '4/5 Draw predictions', 'prediction_grid.py', configs[SHOWN], predictions, '--out', drawn)
     timing = ['--shape', 512, '--rounds', 20, '--out', fps]
     report = fps.with_suffix('.txt')
-    run(console, '5/5 Measure the speed', 'tools/fps_benchmark.py', *MODELS.values(), *timing, output=report)
+    run(console, '5/5 Measure the speed', 'fps_benchmark.py', *configs.values(), *timing, output=report)
 
     metrics = {
         model: json.loads((folder / 'predictions/metrics.json').read_text()) for model, folder in folders.items()

@@ -114,10 +114,8 @@ def class_names(cfg: Config, head: nn.Module, dataset_meta: dict) -> dict:
         dataset_meta (dict): ``meta['dataset_meta']`` of the checkpoint, empty if it has none.
 
     Raises:
-        UserError: If the head and the data differ in the number of classes, or the head has one logit for two classes.
+        UserError: If the head and the data differ in the number of classes.
     """
-    if getattr(head, 'out_channels', None) == 1:
-        raise UserError('a head with one logit for two classes is not supported: set out_channels=2')
     count = head.num_classes
     meta = {key.lower(): value for key, value in dataset_meta.items()} or _test_data_meta(cfg)
     classes = tuple(meta.get('classes') or map(str, range(count)))

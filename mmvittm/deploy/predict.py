@@ -117,11 +117,12 @@ def run_exported(model: nn.Module, session: Session, metadata: ExportMetadata) -
 
 def _without_annotations(cfg: Config) -> Config:
     """Return the config with a test pipeline that loads no annotations, where mmseg and mmpretrain look for it."""
-    if not cfg.get('test_dataloader'):
-        raise UserError(f'config {cfg.filename} has no test_dataloader: its pipeline is needed to prepare images')
+    dataset = next(innermost_datasets(cfg.test_dataloader.dataset)) if cfg.get('test_dataloader') else {}
+    pipeline = dataset.get('pipeline') or cfg.get('test_pipeline')
+    if not pipeline:
+        raise UserError(f'config {cfg.filename} has no test_dataloader or test_pipeline, which prepares images')
     cfg = cfg.copy()
-    dataset = next(innermost_datasets(cfg.test_dataloader.dataset))
-    steps = [step for step in dataset.get('pipeline', []) if 'Annotation' not in str(step['type'])]
+    steps = [step for step in pipeline if 'Annotation' not in str(step['type'])]
     cfg.test_pipeline = steps
     cfg.test_dataloader = dict(dataset=dict(pipeline=steps))
     return cfg

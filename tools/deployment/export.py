@@ -80,6 +80,8 @@ def shape_of(args: argparse.Namespace, cfg: Config) -> tuple[int, int]:
 def make_metadata(
     args: argparse.Namespace, cfg: Config, model: torch.nn.Module, task: Task, dataset_meta: dict
 ) -> ExportMetadata:
+    if getattr(task.head(model), 'out_channels', None) == 1:
+        raise UserError('the export of a head with one logit for two classes is not supported: set out_channels=2')
     return ExportMetadata(
         task=task.name,
         shape=shape_of(args, cfg),
