@@ -1,6 +1,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -293,7 +293,7 @@ class ViTTM(
 
     def _one_per_block(self, memory_block: dict | Sequence[dict | None] | None) -> Sequence[dict | None]:
         if not isinstance(memory_block, (list, tuple)):
-            return [memory_block] * self.num_layers
+            return [cast('dict | None', memory_block)] * self.num_layers
         if len(memory_block) != self.num_layers:
             raise UserError(
                 f'memory_block lists {len(memory_block)} memory blocks for {self.num_layers} blocks: '
