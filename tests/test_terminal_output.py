@@ -3,8 +3,10 @@
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT
 from helpers.data import write_segmentation_set
 from helpers.tiny import tiny_backbone
@@ -79,6 +81,14 @@ def test_testing_is_quiet(trained, run_tool, config):
     (tested,) = re.findall(r'^mIoU +([\d.]+)$', done.stdout, re.MULTILINE)
     assert f'mIoU {tested}' in trained.stdout.splitlines()[-1]
     assert len(done.stdout.splitlines()) < 12, done.stdout
+
+
+def test_a_metric_that_is_no_number_is_passed_over():
+    """As mmpretrain's ConfusionMatrix returns."""
+    hook = ProgressBarHook()
+    hook._start('training', 10, 3)
+    hook.after_val_epoch(SimpleNamespace(iter=3), dict(matrix=torch.eye(2), accuracy=50.0, mean=1.0))
+    assert hook.progress.tasks[0].fields['metric'] == 'accuracy 50.00'
 
 
 def test_bar_on_a_terminal():

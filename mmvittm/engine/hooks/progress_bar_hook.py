@@ -68,8 +68,8 @@ class ProgressBarHook(Hook):
         """Show the new metric."""
         if metrics and self.progress.tasks:
             self.result = metrics
-            name = self.metric if self.metric in metrics else next(iter(metrics))
-            self.progress.update(self.progress.task_ids[-1], metric=f'{name} {metrics[name]:.2f}')
+            first = _listed({self.metric: metrics[self.metric]} if self.metric in metrics else metrics).split(', ')[0]
+            self.progress.update(self.progress.task_ids[-1], metric=first)
             if self.progress.disable:
                 self.console.print(f'validation after iteration {runner.iter}: {_listed(metrics)}')
 
