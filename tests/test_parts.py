@@ -19,6 +19,7 @@ from mmvittm.models.builder import build_component
 from mmvittm.models.fusions import Fusion
 from mmvittm.models.memory_blocks import MemoryBlock
 from mmvittm.models.rw_heads import RWHead
+from mmvittm.models.rw_heads.base import merge_heads
 from mmvittm.models.token_embeds import LearnedTokens, PooledTokens
 
 ATTENTION_HEADS = HEADS[:4]
@@ -79,6 +80,31 @@ def test_linear_attention_is_its_quadratic_form(source_tokens):
             attention = phi_q @ phi_k.T
             expected = attention / (attention.sum(1, keepdim=True) + 1e-6) @ v[image, :, 8 * h : 8 * h + 8]
             torch.testing.assert_close(head(source, query)[image, :, 8 * h : 8 * h + 8], expected)
+
+
+VALUES = dict(
+    LinearAttention=lambda head, source: head.v(source),
+    CrossAttention=lambda head, source: head.v_norm(head.v(source)),
+    LatentAttention=lambda head, source: source,
+    LatentCrossAttention=lambda head, source: head.v_norm(head.v(source)),
+    DynaMixer=lambda head, source: head.norm(source),
+)
+
+
+@pytest.mark.parametrize('name', VALUES)
+def test_the_update_is_map_times_values(name):
+    head, source, query = build_head(name), tokens(9), tokens(4, seed=4)
+    weights = head.attention_map(source, query)
+    assert weights.shape == (2, head.num_heads, 4, 9)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, head.num_heads, 4).double(), rtol=0, atol=1e-5)
+    update = merge_heads(weights @ head.split_heads(VALUES[name](head, source)))
+    update = head.proj(update) if hasattr(head, 'proj') else update
+    torch.testing.assert_close(update, head(source, query), rtol=0, atol=1e-5)
+
+
+def test_a_head_without_a_map_says_so():
+    with pytest.raises(UserError, match='TokenLearner has no attention map from source to query tokens'):
+        build_head('TokenLearner').attention_map(tokens(9), tokens(4))
 
 
 def test_linear_attention_ignores_features_no_key_has():

@@ -64,6 +64,26 @@ class RWHead(BaseModule):
         """Compute the update ``(B, M, C)`` of query tokens ``(B, M, C)``: ``forward(source, query)`` of the summary."""
         return self(summary, query)
 
+    def attention_map(self, source: Tensor, query: Tensor) -> Tensor:
+        """Compute the weights with which each query token sums the values of the source tokens, to look at them.
+
+        :meth:`forward` never forms this map, which is quadratic in the number of tokens.
+
+        Args:
+            source (Tensor): Source tokens ``(B, N, C)``.
+            query (Tensor): Query tokens ``(B, M, C)``.
+
+        Returns:
+            Tensor: ``(B, h, M, N)``, in fp32 at least; the weights of a query sum to 1.
+
+        Raises:
+            UserError: If the head computes no such sum.
+        """
+        raise UserError(
+            f'{type(self).__name__} has no attention map from source to query tokens: '
+            'choose a model with an attention head, such as LinearAttention'
+        )
+
     def split_heads(self, x: Tensor) -> Tensor:
         """``(B, N, h·d)`` -> ``(B, h, N, d)``."""
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
@@ -84,6 +104,11 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
+def softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last axis, in fp32 at least."""
+    return at_least_fp32(scores).softmax(-1)
+
+
 def weighted_sum(scores: Tensor, tokens: Tensor) -> Tensor:
     """Sum tokens, weighted by the softmax of their scores.
 
@@ -97,7 +122,7 @@ def weighted_sum(scores: Tensor, tokens: Tensor) -> Tensor:
         Tensor: ``(…, M, C)``, in the dtype of ``tokens``.
     """
     with without_autocast(tokens):
-        out = at_least_fp32(scores).softmax(-1) @ at_least_fp32(tokens)
+        out = softmax(scores) @ at_least_fp32(tokens)
     return out.to(tokens.dtype)
 
 

@@ -2,7 +2,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...registry import RW_HEADS
-from .base import RWHead, merge_heads
+from .base import RWHead, merge_heads, softmax
 
 
 @RW_HEADS.register_module()
@@ -26,7 +26,14 @@ class CrossAttention(RWHead):
 
     def forward(self, source: Tensor, query: Tensor) -> Tensor:
         """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
-        q = self.split_heads(self.q_norm(self.q(query)))
-        k = self.split_heads(self.k_norm(self.k(source)))
+        q, k = self._queries_and_keys(source, query)
         v = self.split_heads(self.v_norm(self.v(source)))
         return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+
+    def attention_map(self, source: Tensor, query: Tensor) -> Tensor:
+        """``(B, N, C)``, ``(B, M, C)`` -> ``(B, h, M, N)``: the softmax."""
+        q, k = self._queries_and_keys(source, query)
+        return softmax(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5)
+
+    def _queries_and_keys(self, source: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        return self.split_heads(self.q_norm(self.q(query))), self.split_heads(self.k_norm(self.k(source)))

@@ -2,7 +2,7 @@ from torch import Tensor, nn
 
 from ...registry import RW_HEADS
 from ..builder import positive_int
-from .base import RWHead, merge_heads, weighted_sum
+from .base import RWHead, merge_heads, softmax, weighted_sum
 
 
 @RW_HEADS.register_module()
@@ -51,6 +51,12 @@ class DynaMixer(RWHead):
     def forward(self, source: Tensor, query: Tensor) -> Tensor:
         """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
         source = self.norm(source)
+        return self.proj(merge_heads(weighted_sum(self._scores(source), self.split_heads(source))))
+
+    def attention_map(self, source: Tensor, query: Tensor) -> Tensor:
+        """``(B, N, C)``, ``(B, M, C)`` -> ``(B, h, M, N)``: the mixing matrices."""
+        return softmax(self._scores(self.norm(source)))
+
+    def _scores(self, source: Tensor) -> Tensor:
         compressed = self.split_heads(self.compress(source)).flatten(2)
-        scores = self.generate(compressed).unflatten(2, (self.query_tokens, self.source_tokens))
-        return self.proj(merge_heads(weighted_sum(scores, self.split_heads(source))))
+        return self.generate(compressed).unflatten(2, (self.query_tokens, self.source_tokens))

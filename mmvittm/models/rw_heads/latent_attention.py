@@ -3,7 +3,7 @@ from torch import Tensor, nn
 from ...registry import RW_HEADS
 from ..builder import positive_int
 from ..mlp import MLP
-from .base import RWHead, latent_width, weighted_sum
+from .base import RWHead, latent_width, softmax, weighted_sum
 
 
 @RW_HEADS.register_module()
@@ -32,5 +32,14 @@ class LatentAttention(RWHead):
 
     def forward(self, source: Tensor, query: Tensor) -> Tensor:
         """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
-        latents = weighted_sum(self.mlp(self.norm(source)).transpose(1, 2), source)
-        return weighted_sum(self.mlp2(self.norm_q(query)), latents)
+        gather, read = self._scores(source, query)
+        return weighted_sum(read, weighted_sum(gather, source))
+
+    def attention_map(self, source: Tensor, query: Tensor) -> Tensor:
+        """``(B, N, C)``, ``(B, M, C)`` -> ``(B, 1, M, N)``: the product of both softmaxes."""
+        gather, read = self._scores(source, query)
+        return weighted_sum(read, softmax(gather)).unsqueeze(1)
+
+    def _scores(self, source: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of the source tokens for each latent ``(B, L, N)``, and of the latents for each query ``(B, M, L)``."""
+        return self.mlp(self.norm(source)).transpose(1, 2), self.mlp2(self.norm_q(query))

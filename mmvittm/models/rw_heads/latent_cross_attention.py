@@ -1,7 +1,7 @@
 from torch import Tensor, nn
 
 from ...registry import RW_HEADS
-from .base import RWHead, latent_width, merge_heads, weighted_sum
+from .base import RWHead, latent_width, merge_heads, softmax, weighted_sum
 
 
 @RW_HEADS.register_module()
@@ -33,8 +33,16 @@ class LatentCrossAttention(RWHead):
 
     def forward(self, source: Tensor, query: Tensor) -> Tensor:
         """``(B, N, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
-        q = self.split_heads(self.q_norm(self.q(query)))
-        k = self.split_heads(self.k_norm(self.k(source)))
+        gather, read = self._scores(source, query)
         v = self.split_heads(self.v_norm(self.v(source)))
-        latents = weighted_sum(k.transpose(2, 3), v)
-        return self.proj(merge_heads(weighted_sum(q, latents)))
+        return self.proj(merge_heads(weighted_sum(read, weighted_sum(gather, v))))
+
+    def attention_map(self, source: Tensor, query: Tensor) -> Tensor:
+        """``(B, N, C)``, ``(B, M, C)`` -> ``(B, h, M, N)``: the product of both softmaxes."""
+        gather, read = self._scores(source, query)
+        return weighted_sum(read, softmax(gather))
+
+    def _scores(self, source: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of the source tokens for each latent ``(B, h, L/h, N)``, and of the latents for each query."""
+        gather = self.split_heads(self.k_norm(self.k(source))).transpose(2, 3)
+        return gather, self.split_heads(self.q_norm(self.q(query)))

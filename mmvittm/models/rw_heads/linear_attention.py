@@ -77,6 +77,13 @@ class LinearAttention(RWHead):
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-6)
             return merge_heads(weights @ at_least_fp32(summary.means)).to(dtype)
 
+    def attention_map(self, source: Tensor, query: Tensor) -> Tensor:
+        """``(B, N, C)``, ``(B, M, C)`` -> ``(B, h, M, N)``: the map that the order of the products avoids."""
+        q, k = self.split_heads(_features(self.q(query))), self.split_heads(_features(self.k(source)))
+        with without_autocast(q):
+            scores = q @ k.transpose(2, 3)
+            return scores / (scores.sum(-1, keepdim=True) + 1e-6)
+
     def _average(self, tokens: int) -> Callable[[Tensor, Tensor, torch.dtype], Tensor]:
         """Choose the order with fewer multiply-adds for this number of source tokens."""
         width, latent, per_head = self.embed_dims, self.k.out_features, self.embed_dims // self.num_heads
