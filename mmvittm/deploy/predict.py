@@ -29,6 +29,7 @@ class Predictor:
     classes: Sequence[str]
     palette: Palette  #: RGB colour of each class.
     predict: Callable[[np.ndarray], np.ndarray]  #: From an image ``(h, w, 3)``, uint8, BGR, to the task's prediction.
+    model: nn.Module | None = None  #: The model, with the config that it runs images by in ``model.cfg``; eager only.
 
 
 def load_predictor(model: Path, checkpoint: Path | None = None) -> Predictor:
@@ -75,7 +76,7 @@ def eager_predictor(config: Path, checkpoint: Path) -> Predictor:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
             return task.predict(model, image)
 
-    return Predictor(task, **class_names(cfg, task.head(model), dataset_meta), predict=predict)
+    return Predictor(task, **class_names(cfg, task.head(model), dataset_meta), predict=predict, model=model)
 
 
 def load_exported(path: Path, dtype: str | None = None) -> tuple[Session, ExportMetadata]:

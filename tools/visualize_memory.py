@@ -1,0 +1,371 @@
+"""Draw what a ViTTM reads from memory and writes to it for one image, block by block.
+
+OUT.png is an overview. OUT.html is an interactive page that needs no network: click a process token to see where it reads
+and writes, or a memory token to see who reads and writes it. Both show the exact weights of the read/write heads, the
+tokens of both streams, and the effective receptive field of one token of each.
+"""
+
+import argparse
+import base64
+import gzip
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import matplotlib
+import numpy as np
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DATASETS, DefaultScope
+from rich.console import Console
+from torch import Tensor, nn
+
+from mmvittm.apis.cli import run_tool
+from mmvittm.apis.config import load_config
+from mmvittm.apis.data import innermost_datasets
+from mmvittm.apis.memory import Recording, Transfer, find_backbone, principal_colours, receptive_fields, record
+from mmvittm.deploy.images import read_image
+from mmvittm.deploy.predict import Predictor, load_predictor
+from mmvittm.errors import UserError
+from mmvittm.fileio import atomic_path
+from mmvittm.models import ViTTM
+from mmvittm.models.streams import Grids, Streams
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt
+
+TEMPLATE = Path(__file__).with_suffix('.html')
+MOST_BYTES = 19e6  # of the attention maps in the page
+MOST_ROWS = 6  # blocks in the overview
+TRANSFERS = dict(process='read', memory='write')  # that updates the tokens of a stream
+COLOURS = dict(process='#d9480f', memory='#1864ab')
+STATES = dict(
+    colours='principal components',
+    norm='token norm',
+    change='change by read / write',
+    field='receptive field (log)',
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', type=Path, help='config of a model with a ViTTM')
+    parser.add_argument('checkpoint', type=Path, help='checkpoint file')
+    parser.add_argument('image', type=Path, help='image file')
+    parser.add_argument('--out', type=Path, help='output files without ending (default: memory_IMAGE)')
+    parser.add_argument('--truth', type=Path, help="label map (default: the image's own, if it is in the test data)")
+    parser.add_argument(
+        '--token', type=int, nargs=2, metavar=('ROW', 'COLUMN'), help='process token, from 1 (default: the middle)'
+    )
+    parser.add_argument('--blocks', type=int, nargs='+', metavar='N', help='blocks, from 1 (default: all)')
+    return parser.parse_args()
+
+
+@dataclass
+class View:
+    """All that is drawn of one image. Blocks are the chosen ones; ``token`` and ``fields`` are of one place."""
+
+    name: str
+    image: np.ndarray  # (H, W, 3), RGB, as the network sees it
+    answers: dict[str, np.ndarray]  # painted prediction and truth
+    legend: list[tuple]  # colour or None, and text
+    recording: Recording
+    numbers: list[int]  # of the blocks, from 1
+    depth: int  # of the model
+    cells: dict[str, list[float]]  # height and width of the tokens of each stream, in pixels
+    token: int  # the process token
+    fields: list[Streams]
+
+
+def look(args: argparse.Namespace) -> View:
+    """Run the model on the image.
+
+    Raises:
+        UserError: If a file cannot be read, or the model has no such block or token.
+    """
+    pixels = read_image(args.image)
+    predictor = load_predictor(args.config, args.checkpoint)
+    backbone = find_backbone(predictor.model)
+    answers, legend = predict(predictor, pixels, args.truth or find_truth(args.config, args.image))
+    image, batch = prepare(predictor.model, pixels)
+    grids, blocks = record(backbone, batch)
+    numbers = args.blocks or list(range(1, len(blocks) + 1))
+    if not set(numbers) <= set(range(1, len(blocks) + 1)):
+        raise UserError(f'--blocks {" ".join(map(str, numbers))}: the model has blocks 1 to {len(blocks)}')
+    cells = cell_sizes(backbone, grids, image.shape)
+    process, memory = token_at(args.token or [side // 2 + 1 for side in grids.process], grids, cells)
+    fields = receptive_fields(backbone, batch, (process, memory))
+    chosen = Recording(grids, [blocks[number - 1] for number in numbers])
+    fields = [fields[number - 1] for number in numbers]
+    name = f'{args.config.stem}, {args.image.name}'
+    return View(name, image, answers, legend, chosen, numbers, len(blocks), cells, process, fields)
+
+
+def prepare(model: nn.Module, image: np.ndarray) -> tuple[np.ndarray, Tensor]:
+    """Run the test pipeline; return the image as the network sees it, RGB, and the normalised batch of one."""
+    steps = model.cfg.test_pipeline[1:]  # the first one loads the file
+    shape = image.shape[:2]
+    with DefaultScope.overwrite_default_scope(model.cfg.get('default_scope')):
+        packed = Compose(steps)(dict(img=image, img_shape=shape, ori_shape=shape))
+    batch = model.data_preprocessor(pseudo_collate([packed]), False)['inputs']
+    pixels = packed['inputs'].permute(1, 2, 0).numpy()[..., ::-1]
+    padding = [(0, have - want) for have, want in zip(batch.shape[2:], pixels.shape, strict=False)]
+    return np.pad(pixels, [*padding, (0, 0)]).astype(np.uint8), batch
+
+
+def predict(predictor: Predictor, image: np.ndarray, truth: Path | None) -> tuple[dict[str, np.ndarray], list[tuple]]:
+    """Return painted prediction and truth of a segmentor, none of a classifier, and the legend."""
+    prediction = predictor.predict(image)
+    _, legend = predictor.task.draw(image, prediction, predictor.classes, predictor.palette)
+    if predictor.task.name != 'segmentation':
+        return {}, legend
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(predictor.palette)] = predictor.palette
+    answers = dict(prediction=palette[prediction])
+    return answers | (dict(truth=palette[read_labels(truth)]) if truth else {}), legend
+
+
+def find_truth(config: Path, image: Path) -> Path | None:
+    """Return the label map of an image in the test data of a config, if it is there."""
+    cfg = load_config(config)
+    dataset = next(innermost_datasets(cfg.test_dataloader.dataset))
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            built = DATASETS.build({**dataset, 'pipeline': []})
+            entries = [built.get_data_info(index) for index in range(len(built))]
+    except (OSError, UserError):  # the data need not be on this machine
+        return None
+    found = [entry.get('seg_map_path') for entry in entries if same_file(entry.get('img_path'), image)]
+    return Path(found[0]) if found and found[0] else None
+
+
+def same_file(path: str | None, other: Path) -> bool:
+    return path is not None and Path(path).resolve() == other.resolve()
+
+
+def read_labels(path: Path) -> np.ndarray:
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
+        raise UserError(f'label map {path} cannot be read: give an image with one channel of 8 bits')
+    return labels
+
+
+def cell_sizes(backbone: ViTTM, grids: Grids, size: Sequence[int]) -> dict[str, list[float]]:
+    """Height and width of the tokens of both streams in pixels; tokens that are no patches share the image equally."""
+    return {
+        stream: list(
+            getattr(getattr(backbone, f'{stream}_embed'), 'patch_size', (size[0] / grid[0], size[1] / grid[1]))
+        )
+        for stream, grid in grids._asdict().items()
+    }
+
+
+def token_at(place: Sequence[int], grids: Grids, cells: dict[str, list[float]]) -> tuple[int, int]:
+    """Return the process token of a row and column, from 1, and the memory token at its centre."""
+    rows, columns = grids.process
+    row, column = place
+    if not (1 <= row <= rows and 1 <= column <= columns):
+        raise UserError(f'--token {row} {column}: the process tokens have {rows} rows and {columns} columns, from 1')
+    y, x = ((at - 0.5) * side for at, side in zip(place, cells['process'], strict=True))
+    memory_row, memory_column = (
+        min(int(at / side), most - 1) for at, side, most in zip((y, x), cells['memory'], grids.memory, strict=True)
+    )
+    return (row - 1) * columns + column - 1, memory_row * grids.memory[1] + memory_column
+
+
+def overview(view: View) -> plt.Figure:
+    """Draw blocks as rows: read and write of the process token, tokens and receptive fields of both streams."""
+    grids, blocks = view.recording
+    rows = np.unique(np.linspace(0, len(blocks) - 1, MOST_ROWS).round().astype(int))
+    figure, axes = plt.subplots(
+        len(rows) + 1, 6, figsize=(13, 2.2 * len(rows) + 2.6), layout='constrained', squeeze=False
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+
+    def show(axis: plt.Axes, pixels: np.ndarray | Tensor, title: str = '', marked: bool = False, **options) -> None:
+        height, width = view.image.shape[:2]
+        axis.imshow(pixels, extent=(0, width, height, 0), interpolation='nearest', **options)
+        axis.set_title(title, fontsize=10)
+        if marked:
+            row, column = divmod(view.token, grids.process[1])
+            height, width = view.cells['process']
+            box = plt.Rectangle((column * width, row * height), width, height, fill=False, color='white', linewidth=1.5)
+            axis.add_patch(box)
+
+    show(axes[0, 0], view.image, 'image, process token', marked=True)
+    for axis, (title, pixels) in zip(axes[0, 1:], view.answers.items(), strict=False):
+        show(axis, pixels, title)
+    for axis in axes[0, len(view.answers) + 1 : 4]:
+        axis.axis('off')
+    handles = [plt.Rectangle((0, 0), 1, 1, color=np.array(colour or (255,) * 3) / 255) for colour, _ in view.legend]
+    axes[0, 3].legend(handles, [text for _, text in view.legend], loc='center', fontsize=9, frameon=False)
+    for axis, (title, lines) in zip(axes[0, 4:], curves(view).items(), strict=True):
+        for stream, values in lines.items():
+            axis.plot(view.numbers, np.array(values, float), '.-', color=COLOURS[stream], label=stream)
+        axis.set(ylim=(0, None))
+        axis.set_title(title, fontsize=10)
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+        axis.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+        axis.legend(fontsize=8, frameon=False)
+
+    titles = [
+        'it reads',
+        'it writes to',
+        'process tokens',
+        'memory tokens',
+        'field, process token',
+        'field, memory token',
+    ]
+    colours = {stream: principal_colours([getattr(b.tokens, stream) for b in blocks]) for stream in Grids._fields}
+    for line, index in zip(axes[1:], rows, strict=True):
+        block = blocks[index]
+        line[0].set_ylabel(f'block {view.numbers[index]}')
+        show(line[0], block.read.weights[:, view.token].mean(0).reshape(grids.memory), marked=True, cmap='inferno')
+        if block.write:
+            show(
+                line[1], block.write.weights[..., view.token].mean(0).reshape(grids.memory), marked=True, cmap='inferno'
+            )
+        else:
+            line[1].axis('off')
+        for axis, (stream, grid) in zip(line[2:4], grids._asdict().items(), strict=True):
+            show(axis, colours[stream][index].reshape(*grid, 3))
+        for axis, field in zip(line[4:], view.fields[index], strict=True):
+            show(axis, decades(field), cmap='viridis')
+    for axis, title in zip(axes[1], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    return figure
+
+
+def curves(view: View) -> dict[str, dict[str, list]]:
+    """Means over the tokens by block, for each stream: of the norms, and of the changes."""
+    blocks = view.recording.blocks
+    changes = {stream: [getattr(block, name) for block in blocks] for stream, name in TRANSFERS.items()}
+    return {
+        'mean token norm': {s: [mean(block.norms[s]) for block in blocks] for s in TRANSFERS},
+        'mean change by read / write': {s: [each and mean(each.change) for each in changes[s]] for s in TRANSFERS},
+    }
+
+
+def mean(values: Tensor) -> float:
+    return round(values.mean().item(), 4)
+
+
+def decades(field: Tensor, side: int = 224, number: float = 3.0) -> Tensor:
+    """Shrink a receptive field by averaging, and map its largest ``number`` decades to 0 … 1."""
+    stride = max(1, -(-max(field.shape) // side))
+    field = nn.functional.avg_pool2d(field[None, None], stride, ceil_mode=True)[0, 0]
+    return (1 + (field / field.max().clamp_min(1e-30)).clamp_min(1e-30).log10() / number).clamp_min(0)
+
+
+def page(view: View) -> str:
+    """Fill the template.
+
+    Raises:
+        UserError: If the maps take too much space.
+    """
+    blocks, heads = packed_maps(view)
+    count = view.recording.blocks[0].read.weights.shape[0]
+    data = dict(
+        name=view.name,
+        image=data_uri(view.image, '.jpg'),
+        size=view.image.shape[:2],
+        grids=view.recording.grids._asdict(),
+        cells=view.cells,
+        token=view.token,
+        depth=view.depth,
+        blocks=blocks,
+        heads=heads,
+        mean_of=f'mean of {count}' if heads < count else 'mean',
+        answers={title: data_uri(pixels) for title, pixels in view.answers.items()},
+        legend=view.legend,
+        curves=curves(view),
+        states=states(view),
+        state_titles=STATES,
+        colormap=(255 * matplotlib.colormaps['inferno'](np.arange(256))[:, :3]).round().astype(int).tolist(),
+    )
+    # a string in it must not end the script
+    return TEMPLATE.read_text(encoding='utf-8').replace('/*DATA*/null', json.dumps(data).replace('</', '<\\/'))
+
+
+def packed_maps(view: View) -> tuple[list[dict], int]:
+    """Pack the maps of all attention heads, or of their mean if that takes too much space; return their number too."""
+    for pick in (lambda weights: weights, lambda weights: weights.mean(0, keepdim=True)):
+        packed = [
+            dict(number=number, read=pack_map(block.read, pick), write=pack_map(block.write, pick))
+            for number, block in zip(view.numbers, view.recording.blocks, strict=True)
+        ]
+        size = len(json.dumps(packed))
+        if size < MOST_BYTES:
+            return packed, len(pick(view.recording.blocks[0].read.weights))
+    raise UserError(
+        f'the maps of {len(packed)} blocks take {size / 1e6:.0f} MB in the page: choose fewer, '
+        'for instance --blocks 1 6 12, or a smaller image'
+    )
+
+
+def pack_map(transfer: Transfer | None, pick: Callable[[Tensor], Tensor]) -> dict | None:
+    if transfer is None:
+        return None
+    values, low, high = map(pack, quantise(pick(transfer.weights).numpy()))
+    return dict(values=values, low=low, high=high)
+
+
+def quantise(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Quantise ``(…, N)`` to uint8 between the minimum and maximum of each row; return them as well, in fp32."""
+    low, high = (extreme(-1, keepdims=True).astype(np.float32) for extreme in (weights.min, weights.max))
+    levels = (weights - low) / np.maximum(high - low, np.float32(1e-30)) * 255
+    return levels.round().astype(np.uint8), low, high
+
+
+def pack(values: np.ndarray) -> str:
+    return base64.b64encode(gzip.compress(values.tobytes(), 6, mtime=0)).decode()
+
+
+def states(view: View) -> dict[str, dict[str, list]]:
+    """Images of the tokens of each stream after each block, by the keys of :data:`STATES`."""
+    result = {}
+    for stream, grid in view.recording.grids._asdict().items():
+        blocks = view.recording.blocks
+        changes = [getattr(block, TRANSFERS[stream]) for block in blocks]
+        colours = principal_colours([getattr(block.tokens, stream) for block in blocks])
+        fields = [decades(getattr(field, stream)) for field in view.fields]
+        result[stream] = dict(
+            colours=[dict(image=data_uri(each.reshape(*grid, 3).numpy())) for each in colours],
+            norm=[painted(block.norms[stream].reshape(grid), '{:.1f} to {:.1f}') for block in blocks],
+            change=[each and painted(each.change.reshape(grid), '{:.0%} to {:.0%}') for each in changes],
+            field=[painted(each, 'of the token in the middle') for each in fields],
+        )
+    return result
+
+
+def painted(values: Tensor, note: str) -> dict:
+    """Encode values ``(rows, columns)`` as an image, with their range as a note."""
+    low, high = values.min().item(), values.max().item()
+    scaled = (values - low) / max(high - low, 1e-12)
+    return dict(image=data_uri(matplotlib.colormaps['viridis'](scaled.numpy())[..., :3]), note=note.format(low, high))
+
+
+def data_uri(pixels: np.ndarray, suffix: str = '.png') -> str:
+    """Encode an RGB image, uint8 or floats in 0 … 1."""
+    pixels = pixels if pixels.dtype == np.uint8 else (255 * pixels).round().astype(np.uint8)
+    encoded = cv2.imencode(suffix, np.ascontiguousarray(pixels[..., ::-1]))[1]
+    return f'data:image/{suffix[1:].replace("jpg", "jpeg")};base64,{base64.b64encode(encoded).decode()}'
+
+
+def main() -> None:
+    args = parse_args()
+    out = args.out or Path(f'memory_{args.image.stem}')
+    files = [out.with_name(out.name + suffix) for suffix in ('.png', '.html')]
+    with atomic_path(files[0]) as picture, atomic_path(files[1]) as html:
+        view = look(args)
+        html.write_text(page(view), encoding='utf-8')
+        figure = overview(view)
+        figure.savefig(picture, dpi=90)
+        plt.close(figure)
+    Console(soft_wrap=True).print(f'Wrote {files[0]} and {files[1]}')
+
+
+if __name__ == '__main__':
+    run_tool(main)
