@@ -1,8 +1,8 @@
 """Draw what a ViTTM reads from memory and writes to it for one image, block by block.
 
-OUT.png is an overview. OUT.html is an interactive page that needs no network: click a process token to see where it reads
-and writes, or a memory token to see who reads and writes it. Both show the exact weights of the read/write heads, the
-tokens of both streams, and the effective receptive field of one token of each.
+OUT.png is an overview. OUT.html is an interactive page that needs no network: click a process token to see where it
+reads and writes, or a memory token to see who reads and writes it. Both show the exact weights of the read/write heads,
+the tokens of both streams, and the effective receptive field of one token of each.
 """
 
 import argparse
@@ -186,7 +186,7 @@ def overview(view: View) -> plt.Figure:
 
     def show(axis: plt.Axes, pixels: np.ndarray | Tensor, title: str = '', marked: bool = False, **options) -> None:
         height, width = view.image.shape[:2]
-        axis.imshow(pixels, extent=(0, width, height, 0), interpolation='nearest', **options)
+        axis.imshow(np.asarray(pixels), extent=(0, width, height, 0), interpolation='nearest', **options)
         axis.set_title(title, fontsize=10)
         if marked:
             row, column = divmod(view.token, grids.process[1])

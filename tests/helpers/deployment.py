@@ -124,10 +124,16 @@ def make_models(folder):
     return folder
 
 
-def call_tool(monkeypatch, tool, *args):
-    """Run ``main`` of a script of tools/ in this process, which is faster and lets its errors through."""
+def load_tool(tool):
+    """Import a script of tools/ as a module."""
     spec = importlib.util.spec_from_file_location(Path(tool).stem, ROOT / 'tools' / tool)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their module up
     spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    return module.main()
+    return module
+
+
+def call_tool(monkeypatch, tool, *args):
+    """Run ``main`` of a script of tools/ in this process, which is faster and lets its errors through."""
+    monkeypatch.setattr(sys, 'argv', [str(tool), *map(str, args)])
+    return load_tool(tool).main()

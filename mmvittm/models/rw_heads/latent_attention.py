@@ -41,5 +41,5 @@ class LatentAttention(RWHead):
         return weighted_sum(read, softmax(gather)).unsqueeze(1)
 
     def _scores(self, source: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the source tokens for each latent ``(B, L, N)``, and of the latents for each query ``(B, M, L)``."""
+        """Scores of source tokens per latent ``(B, L, N)``, and of latents per query ``(B, M, L)``."""
         return self.mlp(self.norm(source)).transpose(1, 2), self.mlp2(self.norm_q(query))
