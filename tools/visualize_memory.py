@@ -43,7 +43,7 @@ COLOURS = dict(process='#d9480f', memory='#1864ab')
 STATES = dict(
     colours='principal components',
     norm='token norm',
-    change='change by read / write',
+    change='change by read/write',
     field='receptive field (log)',
 )
 
@@ -244,7 +244,7 @@ def curves(view: View) -> dict[str, dict[str, list]]:
     changes = {stream: [getattr(block, name) for block in blocks] for stream, name in TRANSFERS.items()}
     return {
         'mean token norm': {s: [mean(block.norms[s]) for block in blocks] for s in TRANSFERS},
-        'mean change by read / write': {s: [each and mean(each.change) for each in changes[s]] for s in TRANSFERS},
+        'mean change by read/write': {s: [each and mean(each.change) for each in changes[s]] for s in TRANSFERS},
     }
 
 
@@ -252,7 +252,7 @@ def mean(values: Tensor) -> float:
     return round(values.mean().item(), 4)
 
 
-def decades(field: Tensor, side: int = 224, number: float = 3.0) -> Tensor:
+def decades(field: Tensor, side: int = 224, number: float = 5.0) -> Tensor:
     """Shrink a receptive field by averaging, and map its largest ``number`` decades to 0 … 1."""
     stride = max(1, -(-max(field.shape) // side))
     field = nn.functional.avg_pool2d(field[None, None], stride, ceil_mode=True)[0, 0]
@@ -334,7 +334,7 @@ def states(view: View) -> dict[str, dict[str, list]]:
         result[stream] = dict(
             colours=[dict(image=data_uri(each.reshape(*grid, 3).numpy())) for each in colours],
             norm=[painted(block.norms[stream].reshape(grid), '{:.1f} to {:.1f}') for block in blocks],
-            change=[each and painted(each.change.reshape(grid), '{:.0%} to {:.0%}') for each in changes],
+            change=[each and painted(each.change.reshape(grid), '{:.1%} to {:.1%}') for each in changes],
             field=[painted(each, 'of the token in the middle') for each in fields],
         )
     return result

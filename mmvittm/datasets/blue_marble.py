@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 from mmseg.datasets import BaseSegDataset
 
@@ -45,7 +46,7 @@ class BlueMarbleDataset(BaseSegDataset):
         reduce_zero_label: bool = False,
         fold: int | None = None,
         held_out: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         if fold not in (None, *range(self.FOLDS)):
             raise UserError(f'BlueMarbleDataset has the folds 0 to {self.FOLDS - 1}, not {fold!r}')

@@ -1,3 +1,5 @@
+from typing import Any
+
 from mmseg.datasets import BaseSegDataset
 
 from ..registry import DATASETS
@@ -37,7 +39,7 @@ class CamVidDataset(BaseSegDataset):
     )  # fmt: skip
 
     def __init__(
-        self, img_suffix: str = '.png', seg_map_suffix: str = '.png', reduce_zero_label: bool = False, **kwargs
+        self, img_suffix: str = '.png', seg_map_suffix: str = '.png', reduce_zero_label: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(
             img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, reduce_zero_label=reduce_zero_label, **kwargs

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmcv.transforms import BaseTransform
@@ -113,7 +113,7 @@ class DigitScenesDataset(BaseDataset):
         num_scenes: int = 4000,
         side: int = 256,
         seed: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         if side < 2 * SIZES[1]:
             raise UserError(f'DigitScenesDataset needs a side of at least {2 * SIZES[1]} pixels, not {side}')

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 from mmpretrain.evaluation import Accuracy
 
@@ -16,7 +17,7 @@ class StreamAccuracy(Accuracy):
         **kwargs: See mmpretrain's Accuracy, for example ``topk``.
     """
 
-    def __init__(self, stream: str, **kwargs) -> None:
+    def __init__(self, stream: str, **kwargs: Any) -> None:
         super().__init__(prefix=stream, **kwargs)
         self.stream = stream
 

@@ -2,6 +2,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
@@ -47,7 +48,7 @@ class SafeCheckpointHook(CheckpointHook):
         saved_iter (int, optional): Number of iterations behind the last checkpoint of this process.
     """
 
-    def __init__(self, *args, backend_args: dict | None = None, **kwargs) -> None:
+    def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, backend_args=backend_args or dict(backend='atomic'), **kwargs)
         self.saved_iter = None
         self._previous_best = []

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -24,7 +25,7 @@ class Bf16OptimWrapper(OptimWrapper):
         UserError: If ``dtype`` is not bfloat16.
     """
 
-    def __init__(self, dtype: str = 'bfloat16', loss_scale: float | str | dict | None = None, **kwargs) -> None:
+    def __init__(self, dtype: str = 'bfloat16', loss_scale: float | str | dict | None = None, **kwargs: Any) -> None:
         if dtype != 'bfloat16':
             raise UserError(f"optim_wrapper.dtype is '{dtype}': on the CPU, use 'bfloat16' or train without AMP")
         super().__init__(**kwargs)

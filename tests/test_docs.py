@@ -1,0 +1,104 @@
+"""The site of the documentation, its generated parts and the tutorial."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / 'docs'
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    """The site, built in a few seconds; a warning is an error."""
+    pytest.importorskip('mkdocs', reason='needs the extra `docs`')
+    out = tmp_path_factory.mktemp('site')
+    command = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ, NO_MKDOCS_2_WARNING='1'))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_every_page_is_on_the_site(site):
+    pages = [path.relative_to(DOCS).with_suffix('.html') for path in DOCS.rglob('*') if path.suffix in ('.md', '.ipynb')]
+    assert len(pages) > 15
+    assert all((site / page).is_file() for page in (*pages, 'index.html', 'changelog.html', 'contributing.html'))
+
+
+def test_formulas_are_mathml(site):
+    for page in ('method.html', 'memory.html', 'api/parts.html'):
+        text = (site / page).read_text()
+        assert text.count('<math ') > 2
+        assert 'arithmatex' not in text
+        assert '.. math::' not in text
+
+
+def test_reference_describes_arguments(site):
+    text = (site / 'api' / 'models.html').read_text()
+    assert 'For the position embeddings' not in text
+    assert 'Height and width in pixels that the position embeddings are made for' in text
+    assert ':class:' not in text
+
+
+def test_links_to_the_repository_lead_to_github(site):
+    assert 'href="https://github.com/mmvittm/mmvittm/blob/main/results/README.md"' in (site / 'performance.html').read_text()
+    home = (site / 'index.html').read_text()
+    assert 'href="method.html"' in home
+    assert 'src="images/architecture.svg"' in home
+
+
+@pytest.fixture
+def model_zoo(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    return runpy.run_path(str(DOCS / 'site' / 'model_zoo.py'))
+
+
+def test_model_zoo_agrees_with_results(model_zoo):
+    assert model_zoo['table']() in (ROOT / 'docs/model-zoo.md').read_text(), 'run `make docs`'
+
+
+def test_model_zoo_has_intervals_of_studies(model_zoo, tmp_path, monkeypatch):
+    config = 'vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
+    (tmp_path / 'configs/studies').mkdir(parents=True)
+    (tmp_path / 'configs/studies/seas.yml').write_text(
+        f'title: t\nmetric: mIoU\nconfigs: {{A: {config}}}\nrepeats: {{name: fold, values: [0, 1]}}\n'
+    )
+    (tmp_path / 'configs/vittm').mkdir()
+    (tmp_path / 'configs' / config).touch()
+    (tmp_path / 'results/seas').mkdir(parents=True)
+    (tmp_path / 'results/seas/runs.csv').write_text('model,fold,mIoU,length\nA,0,50,8\nA,1,52,8\n')
+    (tmp_path / 'results/seas/speed.csv').write_text('model,ms\nA,12.4\n')
+    monkeypatch.chdir(tmp_path)
+    [row] = [line for line in model_zoo['table']().splitlines() if 'demo' in line]
+    assert row.endswith('| Blue Marble 256×256 | 51.0 (38.3 to 63.7; 2 folds, 8 steps) | 12 | – | – | – |')
+
+
+def test_model_zoo_counts_the_work(model_zoo):
+    config = 'configs/vittm/vittm-t_7-14_1xb32-30e_mnist.py'
+    assert model_zoo['count'](config) == model_zoo['complexities']()[config]
+
+
+def test_architecture_figure_is_that_of_its_script():
+    figure = runpy.run_path(str(DOCS / 'site' / 'architecture.py'))['figure']
+    assert figure() == (DOCS / 'images' / 'architecture.svg').read_text()
+
+
+def test_tutorial_runs(blue_marble, tmp_path, monkeypatch):
+    nbclient, nbformat = pytest.importorskip('nbclient'), pytest.importorskip('nbformat')
+    pytest.importorskip('onnxruntime')
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'blue_marble').symlink_to(blue_marble)
+    notebook = nbformat.read(DOCS / 'tutorial.ipynb', 4)
+    where = dict(metadata=dict(path=str(tmp_path)))
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name='python3', resources=where).execute()
+    cells = [cell for cell in notebook.cells if cell.cell_type == 'code']
+    assert "'water'" in cells[-1].outputs[-1]['data']['text/plain']
+    assert len(list((tmp_path / 'work_dirs/tutorial').glob('memory.*'))) == 2
