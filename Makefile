@@ -4,6 +4,7 @@
 # make test           set-up, lint and all tests
 # make test-upstream  all tests on the upstream OpenMMLab packages
 # make lint, format   ruff and mypy; ruff's fixes
+# make docs           build the documentation as a site, into build/site
 # make benchmark      measure docs/performance.md again
 # make clean          remove the environments
 PYTHON ?= python3
@@ -20,7 +21,7 @@ GLOBE := work_dirs/globe
 EARTH := $(if $(TRAIN),,$(wildcard weights/earth/*.safetensors))
 EARTH_CONFIG := $(if $(EARTH),weights/earth/config.py,$(firstword $(wildcard configs/vittm/*_earth-*.py)))
 
-.PHONY: demo globe test test-upstream benchmark lint format clean
+.PHONY: demo globe test test-upstream docs benchmark lint format clean
 demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py
 
@@ -44,6 +45,11 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed
+	$(BIN)/python docs/site/architecture.py
+	$(BIN)/python tools/model_zoo.py --count
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 # Compiles mmcv, which takes about ten minutes.
 test-upstream: $(UPSTREAM)/.installed
 	$(PYTEST_ENV) $(UPSTREAM)/bin/python -m pytest $(PYTEST_ARGS) $(EXPORTING)
@@ -59,7 +65,7 @@ clean:
 # An environment is updated when its requirements change; `make clean` first for a fresh one.
 $(VENV)/.installed: pyproject.toml requirements/tested.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint requirements/tested.txt --editable '.[onedl,demo,deploy,scenes,tests]'
+	$(BIN)/pip install --quiet --constraint requirements/tested.txt --editable '.[onedl,demo,deploy,scenes,tests,docs]'
 	touch $@
 
 $(UPSTREAM)/.installed: pyproject.toml requirements/upstream.txt

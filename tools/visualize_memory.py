@@ -38,6 +38,7 @@ from matplotlib import pyplot as plt
 TEMPLATE = Path(__file__).with_suffix('.html')
 MOST_BYTES = 19e6  # of the attention maps in the page
 MOST_ROWS = 6  # blocks in the overview
+COLUMNS = ('it reads', 'it writes to', 'process tokens', 'memory tokens', 'field, process token', 'field, memory token')
 TRANSFERS = dict(process='read', memory='write')  # that updates the tokens of a stream
 COLOURS = dict(process='#d9480f', memory='#1864ab')
 STATES = dict(
@@ -64,7 +65,7 @@ def parse_args() -> argparse.Namespace:
 
 @dataclass
 class View:
-    """All that is drawn of one image. Blocks are the chosen ones; ``token`` and ``fields`` are of one place."""
+    """All that is drawn of one image. Blocks are the chosen ones; ``fields`` are those of ``tokens``."""
 
     name: str
     image: np.ndarray  # (H, W, 3), RGB, as the network sees it
@@ -74,7 +75,7 @@ class View:
     numbers: list[int]  # of the blocks, from 1
     depth: int  # of the model
     cells: dict[str, list[float]]  # height and width of the tokens of each stream, in pixels
-    token: int  # the process token
+    tokens: tuple[int, int]  # a process and a memory token at one place
     fields: list[Streams]
 
 
@@ -94,12 +95,12 @@ def look(args: argparse.Namespace) -> View:
     if not set(numbers) <= set(range(1, len(blocks) + 1)):
         raise UserError(f'--blocks {" ".join(map(str, numbers))}: the model has blocks 1 to {len(blocks)}')
     cells = cell_sizes(backbone, grids, image.shape)
-    process, memory = token_at(args.token or [side // 2 + 1 for side in grids.process], grids, cells)
-    fields = receptive_fields(backbone, batch, (process, memory))
+    tokens = token_at(args.token or [side // 2 + 1 for side in grids.process], grids, cells)
+    fields = receptive_fields(backbone, batch, tokens)
     chosen = Recording(grids, [blocks[number - 1] for number in numbers])
     fields = [fields[number - 1] for number in numbers]
     name = f'{args.config.stem}, {args.image.name}'
-    return View(name, image, answers, legend, chosen, numbers, len(blocks), cells, process, fields)
+    return View(name, image, answers, legend, chosen, numbers, len(blocks), cells, tokens, fields)
 
 
 def prepare(model: nn.Module, image: np.ndarray) -> tuple[np.ndarray, Tensor]:
@@ -175,67 +176,71 @@ def token_at(place: Sequence[int], grids: Grids, cells: dict[str, list[float]]) 
 
 
 def overview(view: View) -> plt.Figure:
-    """Draw blocks as rows: read and write of the process token, tokens and receptive fields of both streams."""
-    grids, blocks = view.recording
+    """Draw the image and its answers, and below them some blocks as rows."""
+    blocks = view.recording.blocks
     rows = np.unique(np.linspace(0, len(blocks) - 1, MOST_ROWS).round().astype(int))
-    figure, axes = plt.subplots(
-        len(rows) + 1, 6, figsize=(13, 2.2 * len(rows) + 2.6), layout='constrained', squeeze=False
-    )
+    shape = len(rows) + 1, len(COLUMNS)
+    figure, axes = plt.subplots(*shape, figsize=(13, 2.2 * len(rows) + 2.6), layout='constrained', squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-
-    def show(axis: plt.Axes, pixels: np.ndarray | Tensor, title: str = '', marked: bool = False, **options) -> None:
-        height, width = view.image.shape[:2]
-        axis.imshow(np.asarray(pixels), extent=(0, width, height, 0), interpolation='nearest', **options)
-        axis.set_title(title, fontsize=10)
-        if marked:
-            row, column = divmod(view.token, grids.process[1])
-            height, width = view.cells['process']
-            box = plt.Rectangle((column * width, row * height), width, height, fill=False, color='white', linewidth=1.5)
-            axis.add_patch(box)
-
-    show(axes[0, 0], view.image, 'image, process token', marked=True)
-    for axis, (title, pixels) in zip(axes[0, 1:], view.answers.items(), strict=False):
-        show(axis, pixels, title)
-    for axis in axes[0, len(view.answers) + 1 : 4]:
-        axis.axis('off')
-    handles = [plt.Rectangle((0, 0), 1, 1, color=np.array(colour or (255,) * 3) / 255) for colour, _ in view.legend]
-    axes[0, 3].legend(handles, [text for _, text in view.legend], loc='center', fontsize=9, frameon=False)
+    draw_answers(axes[0, :4], view)
     for axis, (title, lines) in zip(axes[0, 4:], curves(view).items(), strict=True):
-        for stream, values in lines.items():
-            axis.plot(view.numbers, np.array(values, float), '.-', color=COLOURS[stream], label=stream)
-        axis.set(ylim=(0, None))
-        axis.set_title(title, fontsize=10)
-        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
-        axis.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
-        axis.legend(fontsize=8, frameon=False)
-
-    titles = [
-        'it reads',
-        'it writes to',
-        'process tokens',
-        'memory tokens',
-        'field, process token',
-        'field, memory token',
-    ]
-    colours = {stream: principal_colours([getattr(b.tokens, stream) for b in blocks]) for stream in Grids._fields}
+        draw_curves(axis, view.numbers, title, lines)
+    colours = {stream: principal_colours([getattr(block.tokens, stream) for block in blocks]) for stream in TRANSFERS}
     for line, index in zip(axes[1:], rows, strict=True):
-        block = blocks[index]
-        line[0].set_ylabel(f'block {view.numbers[index]}')
-        show(line[0], block.read.weights[:, view.token].mean(0).reshape(grids.memory), marked=True, cmap='inferno')
-        if block.write:
-            show(
-                line[1], block.write.weights[..., view.token].mean(0).reshape(grids.memory), marked=True, cmap='inferno'
-            )
-        else:
-            line[1].axis('off')
-        for axis, (stream, grid) in zip(line[2:4], grids._asdict().items(), strict=True):
-            show(axis, colours[stream][index].reshape(*grid, 3))
-        for axis, field in zip(line[4:], view.fields[index], strict=True):
-            show(axis, decades(field), cmap='viridis')
-    for axis, title in zip(axes[1], titles, strict=True):
+        draw_block(line, view, index, {stream: each[index] for stream, each in colours.items()})
+    for axis, title in zip(axes[1], COLUMNS, strict=True):
         axis.set_title(title, fontsize=10)
     return figure
+
+
+def show(axis: plt.Axes, view: View, pixels: np.ndarray | Tensor, marked: bool = False, **options) -> None:
+    """Draw ``pixels`` over the whole image, with a box around the process token if ``marked``."""
+    height, width = view.image.shape[:2]
+    axis.imshow(np.asarray(pixels), extent=(0, width, height, 0), interpolation='nearest', **options)
+    if marked:
+        row, column = divmod(view.tokens[0], view.recording.grids.process[1])
+        height, width = view.cells['process']
+        box = plt.Rectangle((column * width, row * height), width, height, fill=False, color='white', linewidth=1.5)
+        axis.add_patch(box)
+
+
+def draw_answers(axes: np.ndarray, view: View) -> None:
+    """Draw the image, prediction and truth, and the legend into the last of four axes."""
+    pictures = {'image, process token': view.image} | view.answers
+    for axis in axes:
+        axis.axis('off')
+    for axis, (title, pixels) in zip(axes, pictures.items(), strict=False):
+        show(axis, view, pixels, marked=pixels is view.image)
+        axis.set_title(title, fontsize=10)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=np.array(colour or (255,) * 3) / 255) for colour, _ in view.legend]
+    axes[-1].legend(handles, [text for _, text in view.legend], loc='center', fontsize=9, frameon=False)
+
+
+def draw_curves(axis: plt.Axes, numbers: list[int], title: str, lines: dict[str, list]) -> None:
+    for stream, values in lines.items():
+        axis.plot(numbers, np.array(values, float), '.-', color=COLOURS[stream], label=stream)
+    axis.set(ylim=(0, None))
+    axis.set_title(title, fontsize=10)
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+    axis.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+    axis.legend(fontsize=8, frameon=False)
+
+
+def draw_block(axes: np.ndarray, view: View, index: int, colours: dict[str, Tensor]) -> None:
+    """Draw the columns of :data:`COLUMNS`."""
+    grids, block = view.recording.grids, view.recording.blocks[index]
+    axes[0].set_ylabel(f'block {view.numbers[index]}')
+    maps = [block.read.weights[:, view.tokens[0]], block.write and block.write.weights[..., view.tokens[0]]]
+    for axis, weights in zip(axes, maps, strict=False):
+        if weights is None:
+            axis.axis('off')
+        else:
+            show(axis, view, weights.mean(0).reshape(grids.memory), marked=True, cmap='inferno')
+    for axis, (stream, grid) in zip(axes[2:4], grids._asdict().items(), strict=True):
+        show(axis, view, colours[stream].reshape(*grid, 3))
+    for axis, field in zip(axes[4:], view.fields[index], strict=True):
+        show(axis, view, decades(field), cmap='viridis')
 
 
 def curves(view: View) -> dict[str, dict[str, list]]:
@@ -273,7 +278,7 @@ def page(view: View) -> str:
         size=view.image.shape[:2],
         grids=view.recording.grids._asdict(),
         cells=view.cells,
-        token=view.token,
+        token=view.tokens[0],
         depth=view.depth,
         blocks=blocks,
         heads=heads,
@@ -326,8 +331,9 @@ def pack(values: np.ndarray) -> str:
 def states(view: View) -> dict[str, dict[str, list]]:
     """Images of the tokens of each stream after each block, by the keys of :data:`STATES`."""
     result = {}
-    for stream, grid in view.recording.grids._asdict().items():
+    for (stream, grid), token in zip(view.recording.grids._asdict().items(), view.tokens, strict=True):
         blocks = view.recording.blocks
+        place = f'of token ({token // grid[1] + 1}, {token % grid[1] + 1})'
         changes = [getattr(block, TRANSFERS[stream]) for block in blocks]
         colours = principal_colours([getattr(block.tokens, stream) for block in blocks])
         fields = [decades(getattr(field, stream)) for field in view.fields]
@@ -335,7 +341,7 @@ def states(view: View) -> dict[str, dict[str, list]]:
             colours=[dict(image=data_uri(each.reshape(*grid, 3).numpy())) for each in colours],
             norm=[painted(block.norms[stream].reshape(grid), '{:.1f} to {:.1f}') for block in blocks],
             change=[each and painted(each.change.reshape(grid), '{:.1%} to {:.1%}') for each in changes],
-            field=[painted(each, 'of the token in the middle') for each in fields],
+            field=[painted(each, place) for each in fields],
         )
     return result
 

@@ -52,9 +52,10 @@ def plus(x: float, y: float, colour: str) -> str:
 def tokens(x: float, y: float, side: float, number: int, colour: str) -> str:
     """Draw a square of ``number`` × ``number`` tokens around its centre."""
     step = side / number
+    opacity = [0.35 + 0.5 * (index % 7) / 6 for index in range(8 * number)]
     return '\n'.join(
         f'<rect x="{x - side / 2 + column * step + 1:g}" y="{y - side / 2 + row * step + 1:g}" width="{step - 2:g}" '
-        f'height="{step - 2:g}" rx="1.5" fill="{colour}" fill-opacity="{0.35 + 0.5 * ((3 * row + 5 * column) % 7) / 6:.2f}"/>'
+        f'height="{step - 2:g}" rx="1.5" fill="{colour}" fill-opacity="{opacity[3 * row + 5 * column]:.2f}"/>'
         for row in range(number)
         for column in range(number)
     )
@@ -90,7 +91,7 @@ def embeddings() -> list[str]:
 
 def block() -> list[str]:
     return [
-        f'<rect x="282" y="32" width="612" height="368" rx="16" fill="#fafbfc" stroke="#c3cad2" stroke-width="1.4"/>',
+        '<rect x="282" y="32" width="612" height="368" rx="16" fill="#fafbfc" stroke="#c3cad2" stroke-width="1.4"/>',
         text(588, 56, 'block, repeated L times', 13, FAINT, 600),
         arrow(MEMORY, (250, TOP), (312, TOP)),
         arrow(PROCESS, (250, BOTTOM), (312, BOTTOM)),

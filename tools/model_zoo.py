@@ -1,18 +1,14 @@
-"""Write the table of docs/model-zoo.md from results/ and the configs: `python docs/site/model_zoo.py`.
+"""Write the table of docs/model-zoo.md from results/ and the configs: `python tools/model_zoo.py`.
 
 With --count, the parameters and multiply-adds of configs that results/complexity.csv lacks are counted first.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import yaml
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / 'tools'))
 from study_report import between, interval, markdown, read_runs
 
 from mmvittm.apis.cli import run_tool
@@ -24,12 +20,17 @@ PAGE = Path('docs/model-zoo.md')
 COMPLEXITY = Path('results/complexity.csv')
 BEGIN, END = '<!-- begin generated -->', '<!-- end generated -->'
 URL = 'https://github.com/mmvittm/mmvittm/blob/main/'
-DATA = dict(ade20k='ADE20K', in1k='ImageNet-1k', mnist='MNIST', cifar10='CIFAR-10', camvid='CamVid', earth='Earth')
-DATA |= {
-    'in21k-p': 'ImageNet-21k-P',
-    'fashion-mnist': 'Fashion-MNIST',
+DATA = {
+    'ade20k': 'ADE20K',
     'blue-marble': 'Blue Marble',
+    'camvid': 'CamVid',
+    'cifar10': 'CIFAR-10',
     'digit-scenes': 'Digit scenes',
+    'earth': 'Earth',
+    'fashion-mnist': 'Fashion-MNIST',
+    'in1k': 'ImageNet-1k',
+    'in21k-p': 'ImageNet-21k-P',
+    'mnist': 'MNIST',
 }
 NONE = '–'
 
@@ -76,7 +77,10 @@ def speeds() -> Iterator[tuple[str, dict]]:
         chosen = frame['measures'].str.startswith('backbone, neck') & frame['mode'].eq('torch fp32')
         for row in frame[chosen & frame['batch'].eq(1) & frame['swept.name'].isna()].to_dict('records'):
             memory = row['peak_memory'] / 1e6
-            yield row['config'], {'ms': f'{row["time_ms.median"]:.0f}', 'memory, MB': f'{memory:.0f}' if memory > 0 else NONE}
+            yield (
+                row['config'],
+                {'ms': f'{row["time_ms.median"]:.0f}', 'memory, MB': f'{memory:.0f}' if memory > 0 else NONE},
+            )
 
 
 def complexities() -> dict[str, dict]:
