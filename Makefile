@@ -47,7 +47,7 @@ format: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/site/architecture.py
-	$(BIN)/python tools/model_zoo.py --count
+	$(BIN)/python tools/model_zoo.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # Compiles mmcv, which takes about ten minutes.

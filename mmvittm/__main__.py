@@ -13,6 +13,7 @@ COMMANDS = {
     'test': 'test.py',
     'predict': 'image_demo.py',
     'scene': 'scene_demo.py',
+    'memory': 'visualize_memory.py',
     'fps': 'fps_benchmark.py',
     'study': 'study.py',
     'demo': 'demo.py',
