@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from study_report import between, interval, markdown, read_runs
+from study_report import between, interval
 
 from mmvittm.apis.cli import run_tool
+from mmvittm.benchmark.report import markdown
 from mmvittm.fileio import atomic_path
 
 PAGE = Path('docs/model-zoo.md')
@@ -49,7 +50,7 @@ def accuracies() -> Iterator[tuple[str, str]]:
         if not results.is_file():
             continue
         repeat, metric = study['repeats']['name'], study['metric']
-        runs = read_runs(results, repeat)
+        runs = pd.read_csv(results).drop_duplicates(['model', repeat], keep='last')
         for model, config in study['configs'].items():
             own = runs[runs.model == model]
             if len(own):
@@ -85,15 +86,16 @@ def cells(*values: float) -> dict[str, str]:
 def table() -> str:
     """Return the table as Markdown."""
     accuracy, measured = dict(accuracies()), dict(measurements())
-    rows = {
-        f'[{Path(config).stem}]({URL}{config})': {
+    rows = [
+        {
+            'config': f'[{Path(config).stem}]({URL}{config})',
             'data': data_of(config),
             'mIoU (95 % interval)': accuracy.get(config, NONE),
             **measured.get(config, cells()),
         }
         for config in sorted(config_paths(), key=lambda config: (data_of(config).lower(), config))
-    }
-    return markdown(pd.DataFrame.from_dict(rows, orient='index'), 'config')
+    ]
+    return markdown(pd.DataFrame(rows))
 
 
 def main() -> None:
