@@ -134,18 +134,25 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def weights_of(checkpoint: Mapping, wrappers: tuple[str, ...] = ('module', '_orig_mod')) -> dict[str, Tensor]:
+def weights_of(checkpoint: Mapping) -> dict[str, Tensor]:
     """Return the weights in a checkpoint under the model's own keys.
 
     Args:
-        checkpoint (Mapping): Plain weights, or nested under ``'state_dict'`` or ``'model'``.
-        wrappers (tuple[str, ...]): Prefixes to remove from the keys, in any combination. Defaults to those of an EMA
-            or of distributed training (``module.``) and of compilation (``_orig_mod.``). The counter of an EMA,
-            ``n_averaged``, is dropped.
+        checkpoint (Mapping): Plain weights, or nested under ``'state_dict'`` or ``'model'``. The prefixes of an EMA or
+            of distributed training (``module.``) and of compilation (``_orig_mod.``) are removed from the keys, in any
+            combination. The counter of an EMA, ``n_averaged``, is dropped.
 
     Raises:
         UserError: If there are no weights, values that are not dense tensors, or two for the same key.
     """
+    weights = _without_prefixes(checkpoint, ('module', '_orig_mod'))
+    for name, value in weights.items():
+        if problem := _not_a_weight(value):
+            raise UserError(f'{name} is {problem}, where a dense tensor is expected')
+    return weights
+
+
+def _without_prefixes(checkpoint: Mapping, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
     for _ in range(3):  # a crafted file may nest itself
         nest = next((name for name in _NESTS if isinstance(checkpoint.get(name), Mapping)), None)
         checkpoint = checkpoint[nest] if nest else checkpoint
@@ -158,8 +165,6 @@ def weights_of(checkpoint: Mapping, wrappers: tuple[str, ...] = ('module', '_ori
             continue
         if key in names:
             raise UserError(f'{names[key]} and {name} are the same weight: keep one of the models in the file')
-        if problem := _not_a_weight(value):
-            raise UserError(f'{name} is {problem}, where a dense tensor is expected')
         weights[key], names[key] = value, name
     if not weights:
         raise UserError('there are no weights in it')
@@ -182,5 +187,11 @@ def _not_a_weight(value: object) -> str | None:
 
 
 def unwrapped(checkpoint: Mapping) -> dict[str, Tensor]:
-    """Return the :func:`weights_of` a checkpoint of any training script, Lightning's (``model.``) too."""
-    return weights_of(checkpoint, ('module', '_orig_mod', 'model'))
+    """Return what a checkpoint of any training script holds under the model's own keys, for a converter to check.
+
+    As in :func:`weights_of`, but without Lightning's prefix ``model.`` either, and whatever the values are.
+
+    Raises:
+        UserError: If there is nothing in it, or two values for the same key.
+    """
+    return _without_prefixes(checkpoint, ('module', '_orig_mod', 'model'))
