@@ -233,15 +233,17 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
-    """Draw seconds and peak memory against megapixels."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout='constrained')
-    for axis, column, label in zip(axes, ('seconds', 'peak_gb'), ('seconds', 'peak memory, GB'), strict=True):
+    """Draw seconds and peak memory against megapixels, as far as they are measured."""
+    labels = dict(seconds='seconds', peak_gb='peak memory, GB')
+    columns = list(labels) if frame.seconds.notna().any() else ['peak_gb']
+    figure, axes = plt.subplots(1, len(columns), figsize=(6 * len(columns), 5), layout='constrained', squeeze=False)
+    for axis, column in zip(axes[0], columns, strict=True):
         for (model, mode), rows in frame[frame[column].notna()].groupby(['model', 'mode'], sort=False):
             rows = rows.sort_values('size')
             axis.plot(megapixels(rows['size']), rows[column], 'o-', label=f'{model}, {mode}')
-        axis.set(xscale='log', yscale='log', xlabel='megapixels', ylabel=label)
+        axis.set(xscale='log', yscale='log', xlabel='megapixels', ylabel=labels[column])
         axis.grid(visible=True, which='both', alpha=0.3)
-    axes[1].legend(handles=axes[1].get_lines(), fontsize='small', loc='upper left', bbox_to_anchor=(1, 1))
+        axis.legend(handles=axis.get_lines(), fontsize='x-small')
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 
@@ -250,7 +252,7 @@ def render(source: Path, doc: Path) -> None:
     """Write the plot, and the table between the markers of the page."""
     frame = read_results(source)
     draw(frame, doc.parent / 'images' / 'scenes.png')
-    origin = f'From [{source.name}](../{source.as_posix()}), {frame.threads.max()} threads.'
+    origin = f'From [{source.name}](../{source.as_posix()}), {frame.threads.max()} OpenMP threads at most.'
     text = f'{table(frame)}\n\n{origin}\n\n![seconds and memory against megapixels](images/scenes.png)'
     with atomic_path(doc) as path:
         path.write_text(renewed(doc.read_text(), text))
