@@ -396,13 +396,13 @@ def test_check_labels_before_loading():
 def test_color_baseline(blue_marble, run_tool, tmp_path):
     out = tmp_path / 'baseline.json'
     tool = 'blue_marble_color_baseline.py'
-    done = run_tool(tool, blue_marble, '--pixels', 2000, '--iterations', 4, '--out', out)
+    done = run_tool(tool, blue_marble, '--latitude', '--pixels', 2000, '--iterations', 4, '--out', out)
     assert done.returncode == 0, done.stderr
     result = mmengine.load(out)
     assert list(result['IoU']) == list(CLASSES)
     assert result['mIoU'] == pytest.approx(np.mean(list(result['IoU'].values())), abs=0.01)
     assert f'{result["mIoU"]:.2f}' in done.stdout
-    assert 40 < result['mIoU'] < 65
+    assert 65 < result['mIoU'] < 80, 'colour alone reaches 54'
     assert result['IoU']['water'] > 80  # the sea is blue
     assert (result['pixels'], result['iterations']) == (2000 // 94 * 94, 4)
     assert [path.name for path in tmp_path.iterdir()] == ['baseline.json']
@@ -422,8 +422,15 @@ def test_features_are_colour_and_box_means(baseline):
     np.testing.assert_allclose(x[20, 25, 2], image[4:37, 9:42].mean((0, 1)), rtol=1e-5)
 
 
+def test_latitude_of_a_tile(baseline):
+    image = np.random.default_rng(0).integers(0, 256, (300, 4, 3), np.uint8)
+    x = baseline.with_latitude(dict(img=image, img_path='somewhere/r8_c03.png')).reshape(300, 4, 10)
+    np.testing.assert_array_equal(x[..., :9].reshape(-1, 9), baseline.features(image))
+    np.testing.assert_allclose(x[[0, 149, -1], :, 9].T, [[-70 - 1 / 30, -80 + 1 / 30, -90 + 1 / 30]] * 4, rtol=1e-6)
+
+
 def test_sample_is_seeded_and_skips_ignored_pixels(baseline, blue_marble):
-    dataset = baseline.load(blue_marble, 'validation')
+    dataset = baseline.load(blue_marble, 2, True)
     first, again, other = (baseline.sample(dataset, 1900, np.random.default_rng(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first[0], again[0])
     assert not np.array_equal(first[0], other[0])
@@ -447,13 +454,13 @@ def test_evaluation_by_mmseg(baseline, blue_marble):
         def predict(self, x):
             return np.zeros(len(x), np.uint8)
 
-    metrics = baseline.evaluate(Everywhere(), baseline.load(blue_marble, 'validation'))
+    metrics = baseline.evaluate(Everywhere(), baseline.load(blue_marble, 2, True))
     np.testing.assert_allclose(metrics['IoU'], [55.07, 0, 0, 0, 0, 0], atol=0.5)  # the share of water
 
 
 def test_baseline_without_data(baseline, tmp_path):
     with pytest.raises(UserError, match=r'has no PNG files: build the data with .*blue_marble\.py'):
-        baseline.load(tmp_path, 'training')
+        baseline.load(tmp_path, 2, False)
 
 
 @pytest.mark.parametrize('flag', ['--pixels', '--iterations'])

@@ -1,22 +1,26 @@
 """The Earth as one scene: the converter's folds, rolling, the decode head, and the configs."""
 
+import copy
 import importlib.util
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers.deployment import ROOT, call_tool
-from helpers.tiny import ARCH, one_thread  # noqa: F401  (a fixture)
+from helpers.tiny import ARCH, one_thread, randomize  # noqa: F401  (a fixture)
 from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS, TRANSFORMS
+from mmseg.registry import DATASETS, HOOKS, TRANSFORMS
+from mmseg.structures import SegDataSample
 from PIL import Image
 
 import mmvittm
 from mmvittm.apis.config import build_model, load_config
-from mmvittm.datasets import BlueMarbleDataset
+from mmvittm.datasets import BlueMarbleDataset, Cached, CheckedDataset
+from mmvittm.engine.hooks.scene_statistics_hook import measure_statistics
 from mmvittm.errors import UserError
 from mmvittm.registry import MODELS
 
@@ -115,6 +119,32 @@ def test_rolling_can_be_rare():
         TRANSFORMS.build(dict(type='mmvittm.RandomRoll', prob=2))
 
 
+def test_cached_transforms_run_once():
+    """The cache neither reaches later transforms as writable arrays, nor their results."""
+    calls = []
+
+    def load(results):
+        calls.append(results['img_path'])
+        return results | dict(img=np.zeros((2, 3)))
+
+    cached = Cached([load])
+    for path in ('a.png', 'b.png', 'a.png'):
+        out = cached(dict(img_path=path))
+        assert (out['img_path'], out['img'].shape) == (path, (2, 3))
+        with pytest.raises(ValueError, match='read-only'):
+            out['img'] += 1
+        out['img'] = None
+    assert calls == ['a.png', 'b.png']
+
+
+def test_what_is_cached_is_checked(earth):
+    init_default_scope('mmseg')
+    scene = load_config(CONFIGS[0]).train_dataloader.dataset | dict(data_root=str(earth))
+    [cached, *_] = CheckedDataset(scene).dataset.pipeline.transforms
+    names = [type(step).__name__ for step in cached.transforms.transforms]
+    assert names == ['LoadImageFromFile', 'CheckImage', 'LoadAnnotations', 'CheckLabels']
+
+
 def head(**options):
     cfg = dict(
         type='mmvittm.PixelShuffleHead', in_channels=[8, 8], in_index=[0, 1], channels=4, token_channels=16, upscale=3,
@@ -130,13 +160,13 @@ def test_each_token_becomes_a_block_of_logits():
     logits = net([x, x])
     assert logits.shape == (1, 5, 18, 21)
     x = x.clone()
-    x[..., 0, 0] += 1
+    x[:, 0, 0, 0] += 1
     changed = (net([x, x]) != logits).any(1)[0].nonzero()
     assert changed.max() == 6, 'a token and its neighbours are 6×6 logits, and the last convolution adds one'
 
 
 def test_every_parameter_of_the_head_gets_a_gradient():
-    net = head()
+    net = head(num_blocks=1, fine_upscale=2)
     net([torch.randn(1, 8, 6, 7), torch.randn(1, 8, 6, 7)]).square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in net.parameters())
 
@@ -152,23 +182,19 @@ def test_the_head_keeps_pytorchs_initialisation():
 
 @pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_config_trains_a_step(path, earth, monkeypatch):
-    """On the real data, with a tiny backbone and a sixteenth of the tokens."""
+    """On a window of the real data, with a tiny backbone."""
     monkeypatch.setenv('BLUE_MARBLE_FOLD', str(FOLD))
     cfg = load_config(path)
     init_default_scope('mmseg')
-    dataset = cfg.train_dataloader.dataset
-    for step in dataset.pipeline:
-        if step.type == 'Resize':
-            step.scale = (672, 336)
-    train = DATASETS.build(dataset | dict(data_root=str(earth)))
+    train = DATASETS.build(cfg.train_dataloader.dataset | dict(data_root=str(earth)))
     sample = train[0]
     labels = sample['data_samples'].gt_sem_seg.data[0].numpy()
-    assert labels.shape == (336, 672)
-    assert set(np.unique(labels)) == {0, 1, 2, 3, 4, 5, 255}
-    assert (labels == 255).mean() > 1 / 6
-    cfg.model.backbone.arch = ARCH | dict(num_layers=12)
+    assert labels.shape == tuple(cfg.window_size)
+    assert 0 in labels and 5 in labels, 'every window of full height shows water and polar land'
+    seen = np.concatenate([train[0]['data_samples'].gt_sem_seg.data[0].numpy() for _ in range(8)], 1)
+    assert set(np.unique(seen)) == {0, 1, 2, 3, 4, 5, 255}
+    cfg.model.backbone.arch = ARCH | dict(num_layers=6)
     cfg.model.decode_head.in_channels = [16] * 4
-    cfg.model.data_preprocessor.size = (336, 672)
     net = build_model(cfg)
     net.init_weights()
     data = net.data_preprocessor(dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']]), True)
@@ -190,6 +216,44 @@ def test_config_evaluates_at_full_size(path, earth, monkeypatch):
     np.testing.assert_array_equal(sample.gt_sem_seg.data[0].numpy(), expected)
 
 
+# Batch norm of the whole scene
+
+
+@pytest.fixture
+def windowed():
+    """A small model with batch norm whose running statistics are of nothing it sees, and a data loader of one scene."""
+    cfg = load_config(CONFIGS[0])
+    cfg.model.backbone.arch = ARCH | dict(num_layers=6)
+    cfg.model.decode_head.in_channels = [16] * 4
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 600, 1200), np.uint8))
+    return randomize(build_model(cfg)), [dict(inputs=[image], data_samples=[SegDataSample()])]
+
+
+def test_statistics_of_the_whole_scene(windowed):
+    """Evaluation then gives the logits that batch norm of the scene itself gives."""
+    net, loader = windowed
+    inputs = net.data_preprocessor(loader[0], False)['inputs']
+    with torch.no_grad():
+        expected = net.train()(inputs)
+        measure_statistics(net, loader)
+        assert not any(module.training for module in net.modules())
+        # up to the correction of the variance for 1,800 tokens
+        torch.testing.assert_close(net(inputs), expected, rtol=0, atol=0.05 * float(expected.std()))
+    assert {module.momentum for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.05}
+
+
+@pytest.mark.parametrize(('iteration', 'measured'), [(1, False), (2, True), (3, False), (4, True), (5, True)])
+def test_statistics_are_measured_when_they_are_saved(windowed, iteration, measured):
+    net, loader = windowed
+    before = copy.deepcopy(net.train().state_dict())
+    runner = SimpleNamespace(iter=iteration - 1, max_iters=5, model=net, val_loop=SimpleNamespace(dataloader=loader))
+    hook = HOOKS.build(dict(type='mmvittm.SceneStatisticsHook', interval=2))
+    hook.after_train_iter(runner, batch_idx=iteration - 1, data_batch=loader[0], outputs={})
+    changed = [name for name, value in net.state_dict().items() if not torch.equal(value, before[name])]
+    assert all('running' in name or 'num_batches' in name for name in changed)
+    assert bool(changed) == measured and net.training
+
+
 # The figure
 
 
@@ -199,7 +263,7 @@ def test_figure_of_the_earth(earth, tmp_path, monkeypatch):
     config.write_text(
         f"""_base_ = {str(CONFIGS[0])!r}
 train_dataloader = test_dataloader = {loader}
-arch = {ARCH | dict(num_layers=12, _delete_=True)}
+arch = {ARCH | dict(num_layers=6)}
 model = dict(backbone=dict(arch=arch), decode_head=dict(in_channels=[16] * 4))
 """
     )

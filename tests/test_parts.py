@@ -20,7 +20,7 @@ from mmvittm.models.fusions import Fusion
 from mmvittm.models.memory_blocks import MemoryBlock
 from mmvittm.models.rw_heads import RWHead
 from mmvittm.models.rw_heads.base import merge_heads
-from mmvittm.models.token_embeds import LearnedTokens, PooledTokens
+from mmvittm.models.token_embeds import LearnedTokens, PooledCells, PooledTokens
 
 ATTENTION_HEADS = HEADS[:4]
 
@@ -226,6 +226,19 @@ def test_pooled_tokens_are_means_and_learn_a_position():
     torch.testing.assert_close(pooled, means + embed.pos_embed)
 
 
+@torch.no_grad()
+def test_cells_of_a_window_are_those_of_the_scene():
+    """Also their position embedding, which encodes the row alone."""
+    embed = randomize(PooledCells(rows=3, embed_dims=5))
+    scene = torch.randn(2, 5, 6, 12)
+    whole, grid = embed(scene)
+    window, window_grid = embed(scene[..., 4:8])
+    assert (grid, window_grid) == ((3, 6), (3, 2))
+    torch.testing.assert_close(window.unflatten(1, window_grid), whole.unflatten(1, grid)[:, :, 2:4])
+    torch.testing.assert_close(whole[:, 0] - scene[..., :2, :2].mean((2, 3)), embed.pos_embed[:, 0].expand(2, 5))
+    assert embed(scene[..., :1])[1] == (3, 1)
+
+
 def test_learned_tokens_are_their_position_embedding():
     embed = randomize(LearnedTokens(grid=2, embed_dims=5))
     learned, grid = embed(images(3))
@@ -318,6 +331,7 @@ PATCHES = dict(type='PatchTokens', patch_size=8)
             dict(process_embed=dict(type='PooledTokens')),
             "token embedding PooledTokens missing a required argument: 'grid'",
         ),
+        (dict(process_embed=dict(type='PooledCells', rows=0)), 'rows must be a whole number above 0, not 0'),
         (dict(process_embed=dict(type='LearnedTokens', grid=(2, 0))), 'grid must be a whole number above 0, not 0'),
         (dict(process_embed=dict(type='LearnedTokens', grid=(2, 2, 2))), 'grid must be a whole number or a pair'),
     ],

@@ -98,6 +98,8 @@ MODELS = {
     'last block unused': dict(out_indices=(0, 2)),
     'concat': dict(stream='concat'),
     'learned process tokens': dict(process_embed=dict(type='LearnedTokens', grid=4)),
+    'square cells': dict(process_embed=dict(type='PooledCells', rows=4)),
+    'finer head': dict(head=SHUFFLE | dict(num_blocks=1, fine_upscale=2)),
     'memory MLP': dict(memory_block=dict(type='MemoryMLP', mlp_ratio=2)),
     'cross attention': dict(rw_head=dict(type='CrossAttention')),
     'feature pyramid': dict(outputs=4, head=FPN, neck=FPN_NECK),
@@ -347,7 +349,7 @@ def test_bad_image(tmp_path, make, problem):
 
 
 BAD_MODELS = {
-    'process patches': (dict(process_embed=dict(type='PatchTokens', patch_size=8)), 'must have a fixed grid'),
+    'process patches': (dict(process_embed=dict(type='PatchTokens', patch_size=8)), 'must be PooledTokens'),
     'fixed tokens': (dict(rw_head=dict(type='TokenLearner')), 'TokenLearner takes one number of tokens only'),
     'fixed fusion': (dict(fusion=dict(type='AddEraseFusion')), 'AddEraseFusion takes one number of tokens only'),
     'mixed memory': (dict(memory_block=dict(type='MemoryConvNeXt')), 'MemoryConvNeXt mixes memory tokens'),

@@ -263,6 +263,14 @@ def test_every_shipped_study_can_be_read(study_tool, tmp_path):
         assert len(hashes) == len(runs) == len(study['configs']) * len(study['repeats']['values']), name
 
 
+def test_a_fold_within_a_path(study_tool, tmp_path):
+    _, study = study_tool.load_study('earth')
+    for run in study_tool.build_runs(study, {}, tmp_path):
+        for loader in LOADERS:
+            side = 'training' if loader == 'train_dataloader' else 'held_out'
+            assert run.cfg[loader].dataset.data_prefix.seg_map_path == f'annotations/fold{run.repeat}/{side}'
+
+
 # Statistics
 
 

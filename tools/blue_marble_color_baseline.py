@@ -1,9 +1,10 @@
-"""Baseline for Blue Marble: gradient-boosted trees on the colour of a pixel and its surroundings."""
+"""Baseline for Blue Marble: gradient-boosted trees on the colour of a pixel and its surroundings, and on latitude."""
 
 import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -28,21 +29,24 @@ except ModuleNotFoundError:
     sys.exit(f'error: scikit-learn is not installed: run `{install_command("demo")}`')
 
 BOX_SIZES = (9, 33)  # pixels
+DEGREES_PER_PIXEL = 180 / 2700
 TREES_PER_STEP = 10  # per update of the progress bar
 CLASSES = BlueMarbleDataset.METAINFO['classes']
 
 
-def load(data_root: Path, split: str) -> BlueMarbleDataset:
-    """Load a split: images ``img``, uint8 of shape (H, W, 3), and labels ``gt_seg_map`` of shape (H, W)."""
-    folders = dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}')
+def load(data_root: Path, fold: int, held_out: bool) -> BlueMarbleDataset:
+    """Load a side of a fold: images ``img``, uint8 of shape (H, W, 3), and labels ``gt_seg_map`` of shape (H, W)."""
+    folders = dict(img_path='images', seg_map_path='annotations')
     for folder in folders.values():
-        if not any((data_root / folder).glob('*.png')):
+        if not any((data_root / folder).rglob('*.png')):
             raise UserError(
                 f'{data_root / folder} has no PNG files: build the data with '
                 f'`python tools/dataset_converters/blue_marble.py {data_root}`'
             )
     pipeline = [LoadImageFromFile(), LoadAnnotations(), CheckLabels(len(CLASSES))]
-    return BlueMarbleDataset(data_root=str(data_root), data_prefix=folders, pipeline=pipeline)
+    return BlueMarbleDataset(
+        data_root=str(data_root), data_prefix=folders, pipeline=pipeline, fold=fold, held_out=held_out
+    )
 
 
 def features(image: np.ndarray) -> np.ndarray:
@@ -52,14 +56,32 @@ def features(image: np.ndarray) -> np.ndarray:
     return np.concatenate(maps, axis=-1).reshape(-1, 3 * len(maps))
 
 
-def sample(dataset: BlueMarbleDataset, num_pixels: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def with_latitude(item: dict) -> np.ndarray:
+    """Compute the features of a tile, and the latitude of each pixel in degrees: float32 of shape (H * W, 10)."""
+    height, width = item['img'].shape[:2]
+    row = int(Path(item['img_path']).stem[1:].partition('_')[0])  # r{row}_c{column:02d}.png
+    latitude = 90 - (row * height + np.arange(height) + 0.5) * DEGREES_PER_PIXEL
+    return np.column_stack([features(item['img']), np.repeat(latitude.astype(np.float32), width)])
+
+
+def without_latitude(item: dict) -> np.ndarray:
+    """Compute the features of a tile."""
+    return features(item['img'])
+
+
+Features = Callable[[dict], np.ndarray]
+
+
+def sample(
+    dataset: BlueMarbleDataset, num_pixels: int, rng: np.random.Generator, compute: Features = without_latitude
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw labelled pixels, equally many from each image, and return their features and labels."""
     drawn = []
     for item in track(dataset, 'Sampling pixels', console=Console(stderr=True)):
         labels = item['gt_seg_map'].ravel()
         labelled = np.flatnonzero(labels != dataset.ignore_index)
         pixels = rng.choice(labelled, min(len(labelled), max(1, num_pixels // len(dataset))), replace=False)
-        drawn.append((features(item['img'])[pixels], labels[pixels]))
+        drawn.append((compute(item)[pixels], labels[pixels]))
     x, y = zip(*drawn, strict=True)
     return np.concatenate(x), np.concatenate(y)
 
@@ -73,11 +95,13 @@ def fit(x: np.ndarray, y: np.ndarray, iterations: int, seed: int) -> HistGradien
     return model
 
 
-def evaluate(model: HistGradientBoostingClassifier, dataset: BlueMarbleDataset) -> dict[str, np.ndarray]:
+def evaluate(
+    model: HistGradientBoostingClassifier, dataset: BlueMarbleDataset, compute: Features = without_latitude
+) -> dict[str, np.ndarray]:
     """Compute ``aAcc``, and ``IoU`` and ``Acc`` of each class, in percent over all labelled pixels."""
     areas = []
     for item in track(dataset, 'Evaluating', console=Console(stderr=True)):
-        predicted = torch.from_numpy(model.predict(features(item['img'])))
+        predicted = torch.from_numpy(model.predict(compute(item)))
         labels = torch.from_numpy(item['gt_seg_map'].ravel())
         areas.append(IoUMetric.intersect_and_union(predicted, labels, len(CLASSES), dataset.ignore_index))
     totals = [sum(area) for area in zip(*areas, strict=True)]
@@ -86,7 +110,7 @@ def evaluate(model: HistGradientBoostingClassifier, dataset: BlueMarbleDataset) 
 
 def report(metrics: dict[str, np.ndarray]) -> Table:
     """Tabulate IoU and accuracy of each class and their means."""
-    table = Table('class', 'IoU', 'Acc', title='Validation (%)')
+    table = Table('class', 'IoU', 'Acc', title='Held-out tiles (%)')
     for name, iou, acc in zip(CLASSES, metrics['IoU'], metrics['Acc'], strict=True):
         table.add_row(name, f'{iou:.2f}', f'{acc:.2f}', end_section=name == CLASSES[-1])
     table.add_row('mean', f'{np.nanmean(metrics["IoU"]):.2f}', f'{np.nanmean(metrics["Acc"]):.2f}')
@@ -103,7 +127,7 @@ def positive(text: str) -> int:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Fit gradient-boosted trees to the colour of each pixel and its means over boxes of '
-        f'{" and ".join(map(str, BOX_SIZES))} pixels, and report the mIoU on the Blue Marble validation tiles.',
+        f'{" and ".join(map(str, BOX_SIZES))} pixels, and report the mIoU on the held-out Blue Marble tiles.',
     )
     parser.add_argument(
         'data_root',
@@ -112,6 +136,14 @@ def parse_args() -> argparse.Namespace:
         default=Path('data/blue_marble'),
         help='Blue Marble folder (default: %(default)s)',
     )
+    parser.add_argument(
+        '--fold',
+        type=int,
+        default=2,
+        choices=range(BlueMarbleDataset.FOLDS),
+        help='fold whose tile columns are held out (default: %(default)s)',
+    )
+    parser.add_argument('--latitude', action='store_true', help='let the trees see the latitude of each pixel too')
     parser.add_argument(
         '--pixels',
         type=positive,
@@ -126,14 +158,15 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    training, validation = load(args.data_root, 'training'), load(args.data_root, 'validation')
+    training, held_out = (load(args.data_root, args.fold, side) for side in (False, True))
+    compute = with_latitude if args.latitude else without_latitude
     console = Console()
     with atomic_path(args.out) if args.out else nullcontext() as out:
         start = time.perf_counter()
-        x, y = sample(training, args.pixels, np.random.default_rng(args.seed))
+        x, y = sample(training, args.pixels, np.random.default_rng(args.seed), compute)
         model = fit(x, y, args.iterations, args.seed)
         fitted = time.perf_counter()
-        metrics = evaluate(model, validation)
+        metrics = evaluate(model, held_out, compute)
         seconds = dict(fit=round(fitted - start, 1), evaluate=round(time.perf_counter() - fitted, 1))
         console.print(report(metrics))
         console.print(f'{len(y)} training pixels; sampled and fitted in {seconds["fit"]} s', end='')
@@ -143,6 +176,8 @@ def main() -> None:
                 mIoU=round(float(np.nanmean(metrics['IoU'])), 2),
                 aAcc=round(float(metrics['aAcc']), 2),
                 IoU={name: round(float(iou), 2) for name, iou in zip(CLASSES, metrics['IoU'], strict=True)},
+                fold=args.fold,
+                latitude=args.latitude,
                 pixels=len(y),
                 iterations=args.iterations,
                 seed=args.seed,

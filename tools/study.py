@@ -151,12 +151,19 @@ def _sources(module: str) -> list[Path]:
     return sorted({Path(found.__file__) for found in finder.modules.values() if found.__file__})
 
 
+def _repeated(keys: list[str] | dict[str, str], value: int) -> dict:
+    """Settings of one fold or seed: those of a list take it, those of a mapping take a text that contains it as {}."""
+    if isinstance(keys, dict):
+        return {key: text.format(value) for key, text in keys.items()}
+    return dict.fromkeys(keys, value)
+
+
 def build_runs(study: dict, cfg_options: dict, work_dir: Path) -> list[Run]:
     """All runs of a study, ordered so that every config gets a fold or seed before any gets the next."""
     runs = []
     for repeat in study['repeats']['values']:
         for model, source in study['configs'].items():
-            options = study.get('options', {}) | dict.fromkeys(study['repeats']['keys'], repeat) | cfg_options
+            options = study.get('options', {}) | _repeated(study['repeats']['keys'], repeat) | cfg_options
             run = Run(model, source, repeat, load_config(mmvittm.configs_dir() / source, options), work_dir)
             if not run.length:
                 raise UserError(f'config {source} has no train_cfg.max_iters or max_epochs')

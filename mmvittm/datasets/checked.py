@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ..errors import UserError
 from ..registry import DATASETS
-from .transforms import CheckImage, CheckLabels
+from .transforms import Cached, CheckImage, CheckLabels
 
 
 @DATASETS.register_module()
@@ -79,6 +79,8 @@ def _insert_checks(pipeline: Compose | MMCVCompose, num_classes: int | None, ign
         if isinstance(step, TestTimeAug):
             for subroutine in step.subroutines:
                 _insert_checks(subroutine, num_classes, ignore_index)
+        elif isinstance(step, Cached):
+            _insert_checks(step.transforms, num_classes, ignore_index)
         elif isinstance(step, LoadAnnotations) and step.with_seg and not checks_labels:
             # a label map has 8 bits, so 256 classes are all there can be
             pipeline.transforms.insert(index + 1, CheckLabels(num_classes or 256, ignore_index))

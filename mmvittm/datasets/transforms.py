@@ -1,5 +1,6 @@
 import numpy as np
 from mmcv.transforms import BaseTransform
+from mmengine.dataset import Compose
 from PIL import ExifTags, Image
 
 from ..errors import UserError
@@ -143,6 +144,38 @@ class CheckLabels(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(num_classes={self.num_classes}, ignore_index={self.ignore_index})'
+
+
+@TRANSFORMS.register_module()
+class Cached(BaseTransform):
+    """Run transforms once on each image and keep the results in memory, for data sets of few large images.
+
+    The arrays are read-only, so that a later transform cannot change them in place.
+
+    Required keys:
+
+    - img_path (str)
+
+    Args:
+        transforms (list[dict]): Transforms without randomness, such as loading and resizing.
+    """
+
+    def __init__(self, transforms: list[dict]) -> None:
+        self.transforms = Compose(transforms)
+        self._cache: dict[str, dict] = {}
+
+    def transform(self, results: dict) -> dict:
+        """Replace ``results`` by those after the transforms."""
+        path = results['img_path']
+        if path not in self._cache:
+            self._cache[path] = self.transforms(results)
+            for value in self._cache[path].values():
+                if isinstance(value, np.ndarray):
+                    value.flags.writeable = False
+        return dict(self._cache[path])
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({self.transforms})'
 
 
 @TRANSFORMS.register_module()

@@ -5,7 +5,7 @@ from .heads import PixelShuffleHead, ViTTMClsHead
 from .memory_blocks import MemoryBlock, MemoryConvNeXt, MemoryMLP
 from .rw_heads import CrossAttention, DynaMixer, LatentAttention, LatentCrossAttention, LinearAttention, TokenLearner
 from .streams import Streams
-from .token_embeds import LearnedTokens, PatchTokens, PooledTokens
+from .token_embeds import LearnedTokens, PatchTokens, PooledCells, PooledTokens
 
 __all__ = [
     'AddEraseFusion',
@@ -22,6 +22,7 @@ __all__ = [
     'MemoryMLP',
     'PatchTokens',
     'PixelShuffleHead',
+    'PooledCells',
     'PooledTokens',
     'Streams',
     'TokenLearner',

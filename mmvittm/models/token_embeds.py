@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..registry import TOKEN_EMBEDS
-from .builder import size_2d
+from .builder import positive_int, size_2d
 from .streams import Grid
 
 
@@ -96,6 +96,10 @@ class TokenEmbed(BaseModule):
     def num_tokens(self) -> int:
         """Number of tokens of an image of the model's ``img_size``."""
         return self.grid[0] * self.grid[1]
+
+    def grid_for(self, source: Grid) -> Grid:
+        """Grid of the tokens made from the other stream's map with ``source`` rows and columns."""
+        return self.grid
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
@@ -211,8 +215,30 @@ class PooledTokens(TokenEmbed):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """The other stream's map ``(B, C, H', W')`` -> tokens ``(B, N, C)`` and their grid."""
-        pooled = F.adaptive_avg_pool2d(x, self.grid)
-        return pooled.flatten(2).transpose(1, 2) + self.pos_embed, self.grid
+        grid = self.grid_for((x.shape[2], x.shape[3]))
+        pooled = F.adaptive_avg_pool2d(x, grid)
+        return pooled.flatten(2).transpose(1, 2) + self.positions(grid), grid
+
+
+@TOKEN_EMBEDS.register_module()
+class PooledCells(PooledTokens):
+    """Average the other stream's tokens over square cells, whose number of columns follows the aspect ratio.
+
+    A window of full height then has the same cells as the whole scene, only fewer. The position embedding has one
+    column, so it encodes the row alone: on a map of the Earth, the latitude.
+
+    Args:
+        rows (int): Rows of cells, for every input size.
+        embed_dims (int): Width C of the tokens.
+    """
+
+    def __init__(self, rows: int, embed_dims: int) -> None:
+        super().__init__((positive_int('rows', rows), 1), embed_dims)
+
+    def grid_for(self, source: Grid) -> Grid:
+        """The rows, and the columns that make the cells square, at least one."""
+        rows = self.grid[0]
+        return rows, max(1, round(rows * source[1] / source[0]))
 
 
 @TOKEN_EMBEDS.register_module()

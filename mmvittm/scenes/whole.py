@@ -105,7 +105,7 @@ def _check(model: EncoderDecoder) -> None:
     layer = backbone.layers[0]
     problems = {
         'memory_embed must be PatchTokens': not isinstance(backbone.memory_embed, PatchTokens),
-        'process_embed must have a fixed grid (PooledTokens or LearnedTokens)': backbone.process_embed.from_image,
+        'process_embed must be PooledTokens, PooledCells or LearnedTokens': backbone.process_embed.from_image,
         f'{type(layer.write_head).__name__} takes one number of tokens only': layer.write_head.fixed_tokens,
         f'{type(backbone.write_fusion).__name__} takes one number of tokens only': backbone.write_fusion.fixed_tokens,
         f'{type(backbone.mixing_memory_block).__name__} mixes memory tokens': backbone.mixing_memory_block is not None,
@@ -143,6 +143,7 @@ class Scene:
             )
         self.padded = padded_size(model.model, raster)
         self.grid = tuple(-(-side // step) for side, step in zip(self.padded, patch, strict=True))
+        self.process_grid = model.backbone.process_embed.grid_for(self.grid)
         embed = model.backbone.memory_embed
         self._positions = embed.pos_embed.detach().unflatten(1, embed.grid)[0]
         self._resample = [
@@ -157,7 +158,7 @@ class Scene:
         backbone, (rows, columns) = self.model.backbone, self.grid
         pooling = [
             _pooling(tokens, cells).to(self._positions)
-            for tokens, cells in zip(self.grid, backbone.process_embed.grid, strict=True)
+            for tokens, cells in zip(self.grid, self.process_grid, strict=True)
         ]
         pooled = 0
         chunks = []
@@ -215,7 +216,7 @@ class Scene:
         )
 
     def _process_map(self, index: int, rows: range, columns: range) -> Tensor:
-        process = tokens_to_map(self.process[index], self.model.backbone.process_embed.grid)
+        process = tokens_to_map(self.process[index], self.process_grid)
         up, across = (
             bilinear(part, cells / total, cells).to(process)
             for part, cells, total in zip((rows, columns), process.shape[2:], self.grid, strict=True)

@@ -1,14 +1,15 @@
-# The whole Earth as one image. The labels of the fold's columns are ignored in training, and they alone are evaluated,
-# at 5400×2700 and on the tiles of blue_marble.py.
+# The whole Earth as one image. Training sees windows of full height at a random longitude, so that a pass over the
+# Earth makes several steps; the labels of the fold's columns are ignored. These columns alone are evaluated, in one
+# pass over the Earth and on the tiles of blue_marble.py.
 _base_ = './blue_marble.py'
 data_root = 'data/blue_marble_scene'
 data_help = 'make it with `python -m mmvittm data blue-marble-scene`'
-crop_size = (1344, 2688)  # of the whole scene: half of its size
+crop_size = (2700, 5400)  # of the whole scene
+window_size = (2700, 300)
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='Resize', scale=crop_size[::-1], keep_ratio=False, interpolation='area'),
+    dict(type='mmvittm.Cached', transforms=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]),
     dict(type='mmvittm.RandomRoll'),
+    dict(type='RandomCrop', crop_size=window_size, cat_max_ratio=0.75),  # not all ocean
     dict(type='RandomFlip', prob=0.5),
     dict(
         type='PhotoMetricDistortion',
@@ -21,7 +22,6 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=crop_size[::-1], keep_ratio=False, interpolation='area'),
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]

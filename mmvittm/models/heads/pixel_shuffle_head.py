@@ -1,8 +1,10 @@
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from mmpretrain.models.utils import LayerNorm2d
+from mmpretrain.models.backbones.convnext import ConvNeXtBlock
+from mmpretrain.models.utils import build_norm_layer
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
@@ -14,16 +16,23 @@ from ..builder import positive_int
 class PixelShuffleHead(BaseDecodeHead):
     """Convolutional decode head that turns each token into ``upscale × upscale`` pixels.
 
-    Maps of one grid are concatenated and mixed, pass one 3×3 convolution on that grid, are shuffled to the finer grid,
-    and pass one 3×3 convolution there. The receptive field is local, so large scenes can be decoded in windows.
+    Maps of one grid are concatenated and mixed, pass one 3×3 convolution and ConvNeXt blocks on that grid, are shuffled
+    to a finer grid, pass one 3×3 convolution there, and are shuffled once more. The first map, which is the closest to
+    the pixels, is also shuffled directly. The receptive field is local, so large scenes can be decoded in windows.
     Parameters have PyTorch's initialisation.
 
     Args:
         in_channels (Sequence[int]): Channels of each map.
         in_index (Sequence[int]): Indices of these maps among the backbone's outputs.
-        channels (int): Width on the finer grid.
+        channels (int): Width on the finest grid, of the logits.
+        pixel_channels (int): Width on the grid between.
         token_channels (int): Width on the grid of the maps.
-        upscale (int): Rows and columns of logits per token; a patch of 16 pixels and 4 give logits of stride 4.
+        num_blocks (int): ConvNeXt blocks on the grid of the maps; each sees three more tokens on every side.
+        upscale (int): Rows and columns of the grid between, per token.
+        fine_upscale (int): Rows and columns of logits, per row and column of the grid between. A patch of 16 pixels,
+            4 and 2 give logits of stride 2.
+        norm_cfg (dict): Config of the norms. BN learns faster from scratch, but see
+            :class:`~mmvittm.engine.hooks.SceneStatisticsHook` for training on windows.
         **kwargs: As for :class:`mmseg.models.decode_heads.decode_head.BaseDecodeHead`.
     """
 
@@ -33,7 +42,11 @@ class PixelShuffleHead(BaseDecodeHead):
         in_index: Sequence[int],
         channels: int,
         token_channels: int = 128,
+        pixel_channels: int = 32,
+        num_blocks: int = 0,
         upscale: int = 4,
+        fine_upscale: int = 1,
+        norm_cfg: dict = dict(type='LN2d'),
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -41,28 +54,35 @@ class PixelShuffleHead(BaseDecodeHead):
             in_index=in_index,
             channels=channels,
             input_transform='multiple_select',
+            norm_cfg=norm_cfg,
             init_cfg=kwargs.pop('init_cfg', []),
             **kwargs,
         )
-        upscale = positive_int('upscale', upscale)
+        upscale, fine_upscale = positive_int('upscale', upscale), positive_int('fine_upscale', fine_upscale)
+        norm = partial(build_norm_layer, norm_cfg)
+        block = partial(ConvNeXtBlock, norm_cfg=dict(type='LN2d', eps=1e-5), mlp_ratio=2, layer_scale_init_value=0.0)
+        self.norm = norm(sum(in_channels))
         self.tokens = nn.Sequential(
             nn.Conv2d(sum(in_channels), token_channels, 1),
-            LayerNorm2d(token_channels),
+            norm(token_channels),
             nn.GELU(),
             nn.Conv2d(token_channels, token_channels, 3, padding=1),
-            LayerNorm2d(token_channels),
+            norm(token_channels),
             nn.GELU(),
+            *(block(token_channels) for _ in range(num_blocks)),
         )
         self.pixels = nn.Sequential(
-            nn.Conv2d(token_channels, channels * upscale**2, 1),
+            nn.Conv2d(token_channels + in_channels[0], pixel_channels * upscale**2, 1),
             nn.PixelShuffle(upscale),
-            LayerNorm2d(channels),
+            norm(pixel_channels),
             nn.GELU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(pixel_channels, channels * fine_upscale**2, 3, padding=1),
+            nn.PixelShuffle(fine_upscale),
             nn.GELU(),
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Maps ``(B, C, H, W)`` -> logits ``(B, num_classes, H · upscale, W · upscale)``."""
-        maps = torch.cat(self._transform_inputs(inputs), 1)
-        return self.cls_seg(self.pixels(self.tokens(maps)))
+        """Maps ``(B, C, H, W)`` -> logits ``(B, num_classes, H · s, W · s)``, ``s = upscale · fine_upscale``."""
+        maps = self.norm(torch.cat(self._transform_inputs(inputs), 1))
+        tokens = torch.cat([self.tokens(maps), maps[:, : self.in_channels[0]]], 1)
+        return self.cls_seg(self.pixels(tokens))
