@@ -13,8 +13,8 @@ from torch import nn
 
 from mmvittm.benchmark.complexity import count_forward, count_work, gemm_run, largest
 from mmvittm.benchmark.machine import cpu_name
-from mmvittm.benchmark.measurement import fastest, own_rates, patch_sizes
-from mmvittm.benchmark.modes import BACKENDS, RunMode, run_modes, training_step
+from mmvittm.benchmark.measurement import fastest, has_fast_gemms, own_rates, patch_sizes
+from mmvittm.benchmark.modes import BACKENDS, DTYPES, RunMode, run_modes, training_step
 from mmvittm.benchmark.profiling import Stopwatch, peak_memory, time_stages
 from mmvittm.benchmark.report import SPEED, cells, growth, to_frame
 from mmvittm.benchmark.timing import (
@@ -247,6 +247,13 @@ def test_ceiling_is_the_highest_rate_of_each_dtype():
     assert ceilings['fp32']['gemm'] == (100, 20, 30)
     assert ceilings['fp32']['gflops'] == pytest.approx(2 * 60_000 / 2e-3 / 1e9)
     assert ceilings['bf16']['gflops'] == pytest.approx(2 * 6_000 / 0.5e-3 / 1e9)
+
+
+@pytest.mark.parametrize(('isa', 'fast'), [('AVX2', {'fp32'}), ('AVX512', {'fp32', 'bf16', 'fp16'})])
+def test_emulated_gemms_are_not_timed(isa, fast, monkeypatch):
+    monkeypatch.setattr('torch.backends.cpu.get_cpu_capability', lambda: isa)
+    assert {dtype for dtype in DTYPES if has_fast_gemms(dtype, 'cpu')} == fast
+    assert {dtype for dtype in DTYPES if has_fast_gemms(dtype, 'cuda')} == {'fp32', 'bf16', 'fp16'}
 
 
 def test_own_gemms_are_those_of_the_network_and_dtype():

@@ -116,7 +116,7 @@ def measure(
     device = candidates[0].mode.device
     dtypes = dict.fromkeys(candidate.mode.dtype for candidate in candidates)
     shapes = sorted({gemm for candidate in candidates for gemm in candidate.gemms})
-    gemms = [(dtype, gemm) for dtype in dtypes if DTYPES[dtype].is_floating_point for gemm in shapes]
+    gemms = [(dtype, gemm) for dtype in dtypes if has_fast_gemms(dtype, device) for gemm in shapes]
     runs = [candidate.run for candidate in candidates]
     runs += [gemm_run(gemm, DTYPES[dtype], device) for dtype, gemm in gemms]
 
@@ -133,6 +133,15 @@ def measure(
             row['stages_ms'] = time_stages(candidate.network, candidate.run, passes, device)
     timed = [dict(dtype=dtype, gemm=gemm, times_ms=times) for (dtype, gemm), times in gemm_times.items()]
     return dict(rows=rows, ceilings=list(fastest(gemm_times).values()), gemms=timed)
+
+
+def has_fast_gemms(dtype: str, device: str) -> bool:
+    """Return whether PyTorch multiplies in ``dtype`` at a rate that says something about the machine.
+
+    It has no int8 here, and emulates bf16 and fp16 at a hundredth of the speed on CPUs without AVX-512.
+    """
+    emulated = device == 'cpu' and torch.backends.cpu.get_cpu_capability() in ('DEFAULT', 'NO AVX', 'AVX2')
+    return dtype == 'fp32' or (DTYPES[dtype].is_floating_point and not emulated)
 
 
 def summarize(index: int, candidates: Sequence[Candidate], timing: Timing, gemm_times: GemmTimes) -> dict:
