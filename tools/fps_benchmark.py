@@ -172,7 +172,7 @@ def main() -> None:
         report = run(args, Console(stderr=True))
         for file in files:
             file.write_text(json.dumps(report, indent=1) + '\n')
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    console = Console(width=None if sys.stdout.isatty() else 220)
     frame = to_frame(report['results'])
     show(report, frame, console)
     if args.out_dir:
