@@ -101,5 +101,6 @@ def test_tutorial_runs(blue_marble, tmp_path, monkeypatch):
     where = dict(metadata=dict(path=str(tmp_path)))
     nbclient.NotebookClient(notebook, timeout=600, kernel_name='python3', resources=where).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == 'code']
-    assert "'water'" in cells[-1].outputs[-1]['data']['text/plain']
+    shares = next(output for output in cells[-1].outputs if output.output_type == 'execute_result')
+    assert "'water'" in shares['data']['text/plain']
     assert len(list((tmp_path / 'work_dirs/tutorial').glob('memory.*'))) == 2
