@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers.deployment import ROOT, call_tool
 from helpers.tiny import ARCH, one_thread, randomize  # noqa: F401  (a fixture)
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, HOOKS, TRANSFORMS
 from mmseg.structures import SegDataSample
@@ -19,10 +20,12 @@ from PIL import Image
 
 import mmvittm
 from mmvittm.apis.config import build_model, load_config
+from mmvittm.apis.weight_files import sha256
 from mmvittm.datasets import BlueMarbleDataset, Cached, CheckedDataset
 from mmvittm.engine.hooks.scene_statistics_hook import measure_statistics
 from mmvittm.errors import UserError
 from mmvittm.registry import MODELS
+from mmvittm.scenes import load_shipped_model
 
 CONFIGS = sorted((mmvittm.configs_dir() / 'vittm').glob('*_earth-*.py'))
 FOLD = 4
@@ -289,3 +292,25 @@ def test_make_globe_trains_tests_and_draws(tmp_path):
     steps = re.findall(r'tools/(\w+)\.py (\S+)', done.stdout.partition('blue_marble_scene.py')[2])
     assert [step for step, _ in steps] == ['train', 'test', 'earth']
     assert all('_earth-' in config and (ROOT / config).is_file() for _, config in steps)
+
+
+# The shipped model
+
+
+def test_shipped_model_scores_as_its_card_says(earth):
+    """In one pass at the input size, on the held-out tiles at full size."""
+    folder = ROOT / 'weights' / 'earth'
+    card = (folder / 'README.md').read_text()
+    (file,) = folder.glob('*.safetensors')
+    assert sha256(file) in card
+    assert file.stat().st_size < 20e6
+    cfg = load_config(folder / 'config.py')
+    init_default_scope('mmseg')
+    sample = DATASETS.build(cfg.test_dataloader.dataset | dict(data_root=str(earth)))[0]
+    with torch.inference_mode():
+        result = load_shipped_model(folder).test_step(pseudo_collate([sample]))[0]
+    truth, prediction = result.gt_sem_seg.data.flatten(), result.pred_sem_seg.data.flatten()
+    known = truth != 255
+    pairs = torch.bincount(6 * truth[known] + prediction[known], minlength=36).reshape(6, 6).double()
+    iou = pairs.diag() / (pairs.sum(0) + pairs.sum(1) - pairs.diag())
+    assert 100 * iou.mean().item() == pytest.approx(float(re.search(r'mIoU ([\d.]+)', card)[1]), abs=0.2)
