@@ -4,7 +4,7 @@ crop_size = (
     5400,
 )
 custom_hooks = [
-    dict(interval=300, type='mmvittm.SceneStatisticsHook'),
+    dict(interval=900, type='mmvittm.SceneStatisticsHook'),
 ]
 custom_imports = dict(
     allow_failed_imports=False, imports=[
@@ -16,7 +16,7 @@ dataset_type = 'mmvittm.BlueMarbleDataset'
 default_hooks = dict(
     checkpoint=dict(
         by_epoch=False,
-        interval=300,
+        interval=900,
         max_keep_ckpts=2,
         save_best=None,
         type='mmvittm.SafeCheckpointHook'),
@@ -37,7 +37,7 @@ fold = '2'
 load_from = None
 log_level = 'INFO'
 log_processor = dict(by_epoch=False)
-max_iters = 900
+max_iters = 2700
 memory_patch = 20
 model = dict(
     backbone=dict(
@@ -118,11 +118,11 @@ optim_wrapper = dict(
         norm_decay_mult=0.0),
     type='OptimWrapper')
 param_scheduler = [
-    dict(begin=0, by_epoch=False, end=90, start_factor=0.04, type='LinearLR'),
+    dict(begin=0, by_epoch=False, end=270, start_factor=0.04, type='LinearLR'),
     dict(
-        begin=90,
+        begin=270,
         by_epoch=False,
-        end=900,
+        end=2700,
         eta_min=0.0,
         type='CosineAnnealingLR'),
 ]
@@ -164,7 +164,7 @@ tiles = dict(
     fold=2,
     type='mmvittm.BlueMarbleDataset')
 train_cfg = dict(
-    max_iters=900, type='mmvittm.ResumableIterLoop', val_interval=900)
+    max_iters=2700, type='mmvittm.ResumableIterLoop', val_interval=2700)
 train_dataloader = dict(
     batch_size=1,
     dataset=dict(
@@ -282,7 +282,7 @@ visualizer = dict(
     vis_backends=[
         dict(type='LocalVisBackend'),
     ])
-warmup = 90
+warmup = 270
 window_size = (
     2700,
     300,
