@@ -50,6 +50,7 @@ def test_load_config_follows_bases_and_overrides(tmp_path):
         ),
         ("_base_ = './undefined.py'", r"NameError: name 'y' is not defined \(.*undefined.py, line 2\)$"),
         ("_base_ = 'mmseg::fcn.py'", 'bad.py cannot be read: .*use a relative path$'),
+        ('import no_such_package', 'bad.py cannot be read: .*no_such_package'),
         ("custom_imports = dict(imports=['no_such_package'])", 'bad.py cannot be read: .*no_such_package'),
     ],
 )
@@ -178,6 +179,11 @@ def test_place_outside_the_model(registry, part, options, sentence):
         ({'val_dataloader.dataset.type': 'X'}, "val_dataloader.dataset: unknown type 'X'"),
         ({'train_dataloader.dataset.pipeline.0.type': 'X'}, "train_dataloader.dataset.pipeline.0: unknown type 'X'"),
         ({'train_dataloader.dataset.pipeline.3.crop_size': (0, 1)}, 'train_dataloader.dataset.pipeline.3 (RandomCrop)'),
+        (
+            {'train_dataloader.dataset.pipeline.3.type': None},
+            "train_dataloader.dataset.pipeline.3: unknown type 'None'",
+        ),
+        ({'val_dataloader.sampler.type': ''}, "val_dataloader.sampler: unknown type ''"),
         ({'model.decode_head.in_index': 9}, 'model.decode_head (FCNHead): '),
         ({'train_cfg': None}, 'config.py: train_dataloader, train_cfg, and optim_wrapper should be either all None'),
         ({'default_scope': 5}, 'default_scope must be a name such as mmseg, not 5'),

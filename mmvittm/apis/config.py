@@ -78,6 +78,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
     sys.path += [folder for folder in (str(path.parent.resolve()), str(Path.cwd())) if folder not in sys.path]
     try:
         cfg = Config.fromfile(path)
+        list(dicts_in(cfg))  # mmengine imports the modules of a config when its values are read
     except Exception as error:  # a config is Python code and may raise anything
         raise UserError(f'config {path} cannot be read: {_reading_problem(error)}') from error
     try:

@@ -205,9 +205,9 @@ def _explanation(node: Mapping, error: Exception, registry: Registry) -> str:
     if 'type' not in node:
         return ": the key 'type' is missing"
     with registry.switch_scope_and_registry(node.get('_scope_')) as scoped:
-        cls = scoped.get(node['type']) if isinstance(node['type'], str) else node['type']
+        cls = _find(node['type'], scoped)
         if cls is None:
-            return f': {_unknown(node["type"], scoped)}'
+            return f': {_unknown(str(node["type"]), scoped)}'
     hint = ''
     if isinstance(error, TypeError) and inspect.isclass(cls):
         known = {name for base in cls.__mro__[:-1] for name in inspect.signature(base.__init__).parameters}
@@ -223,9 +223,17 @@ def _unknown_type(nodes: Iterable[Node]) -> str | None:
         name = _REGISTRY_OF_KEY.get(keys[0] if keys[0] == 'default_hooks' else keys[-1])
         if name and isinstance(node.get('type'), str):
             with getattr(mmengine_registries, name).switch_scope_and_registry(node.get('_scope_')) as scoped:
-                if scoped.get(node['type']) is None:
-                    return f'{place}: {_unknown(node["type"], scoped)}'
+                if _find(node['type'], scoped) is None:
+                    return f'{place}: {_unknown(str(node["type"]), scoped)}'
     return None
+
+
+def _find(kind: object, registry: Registry) -> object:
+    """Return the class of a type, or None if it is in no registry."""
+    try:
+        return registry.get(kind) if isinstance(kind, str) else kind
+    except Exception:  # for '' and for names in a module that does not exist
+        return None
 
 
 def _unknown(name: str, registry: Registry) -> str:
