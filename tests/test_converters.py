@@ -694,7 +694,7 @@ def test_bad_inputs(run_here, tmp_path, tool, kind, sentence):
     [
         ('vit_to_mmvittm.py', ('--num-heads', 3), 'num_heads=3 does not divide'),
         ('vit_to_mmvittm.py', ('--num-heads', 0), 'num_heads must be a whole number above 0'),
-        ('vit_to_mmvittm.py', (), 'no multiple of 64'),
+        ('vit_to_mmvittm.py', (), 'not a multiple of 64'),
         ('vit_to_mmvittm.py', ('--num-heads', 2, '--arch', 'base'), "not 'base'"),
         ('vit_to_mmvittm.py', ('--num-heads', 2, '--memory-patch', 300), 'larger than img_size'),
         ('vit_to_mmvittm.py', ('--num-heads', 2, '--img-size', -1), 'img_size must be'),
