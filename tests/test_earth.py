@@ -174,6 +174,16 @@ def test_every_parameter_of_the_head_gets_a_gradient():
     assert all(parameter.grad.abs().sum() > 0 for parameter in net.parameters())
 
 
+@torch.no_grad()
+def test_windows_are_normalized_by_themselves():
+    net = randomize(head(norm_cfg=dict(type='IN', affine=True), window=4))
+    x = torch.randn(1, 8, 6, 10)
+    logits = net([x, x])
+    parts = [net([part, part]) for part in (x[..., :4], x[..., 4:8], x[..., 8:])]
+    torch.testing.assert_close(logits, torch.cat(parts, 3))
+    assert not torch.allclose(logits, randomize(head(norm_cfg=dict(type='IN', affine=True)))([x, x]))
+
+
 def test_the_head_keeps_pytorchs_initialisation():
     torch.manual_seed(0)
     net = head(channels=64)
@@ -225,7 +235,8 @@ def test_config_evaluates_at_full_size(path, earth, monkeypatch):
 @pytest.fixture
 def windowed():
     """A small model with batch norm whose running statistics are of nothing it sees, and a data loader of one scene."""
-    cfg = load_config(CONFIGS[0])
+    [config] = [path for path in CONFIGS if 'pixel-shuffle_' in path.name]
+    cfg = load_config(config)
     cfg.model.backbone.arch = ARCH | dict(num_layers=6)
     cfg.model.decode_head.in_channels = [16] * 4
     image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 600, 1200), np.uint8))
