@@ -132,7 +132,7 @@ def test_help_lists_every_command(monkeypatch, capsys):
     assert any(line.split()[:4] == ['fps', 'Compare', 'the', 'speed'] for line in lines)
     runnable = {str(path.relative_to(TOOLS)) for path in TOOLS.rglob('*.py') if 'run_tool(main)' in path.read_text()}
     ours_alone = {
-        'blue_marble_color_baseline.py', 'earth.py', 'performance_report.py', 'prediction_grid.py',
+        'blue_marble_color_baseline.py', 'earth.py', 'model_zoo.py', 'performance_report.py', 'prediction_grid.py',
         'scene_benchmark.py',
     }  # fmt: skip
     assert runnable - set(COMMANDS.values()) == ours_alone

@@ -126,7 +126,7 @@ def test_safetensors(publish, trained, tmp_path):
     [
         ('suffix', 'name it .pth'),
         ('missing', 'checkpoint not found'),
-        ('no weights', 'no state_dict of tensors'),
+        ('no weights', 'lr is of type float, where a dense tensor is expected'),
         ('too large', 'head.weight has values up to 1e+05, too large for fp16'),
     ],
 )

@@ -233,7 +233,7 @@ def scene_tif(tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['.tif', '.png'])
-@pytest.mark.parametrize('memory', [None, 269.5e6])
+@pytest.mark.parametrize('memory', [None, 269.7e6])
 def test_files_hold_the_labels_of_the_whole(scene_tif, tmp_path, suffix, memory):
     net, out = model(), tmp_path / f'labels{suffix}'
     predict_scene(net, scene_tif, out, PALETTE, memory=memory)
