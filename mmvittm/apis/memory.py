@@ -26,7 +26,7 @@ class Transfer(NamedTuple):
 
 @dataclass
 class Block:
-    """What one block did with one image.
+    """Record of one block on one image.
 
     Attributes:
         read (Transfer): From memory to process tokens.
@@ -43,7 +43,7 @@ class Block:
 
 
 class Recording(NamedTuple):
-    """What a backbone did with one image: the grids of its tokens, and its blocks in order."""
+    """Record of a backbone on one image: the grids of its tokens, and its blocks in order."""
 
     grids: Grids
     blocks: list[Block]

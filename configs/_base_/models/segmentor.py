@@ -1,4 +1,4 @@
-# What every segmentor shares: ImageNet's normalisation of RGB images, and tests on whole images.
+# Shared by all segmentors: ImageNet's normalisation of RGB images, and tests on whole images.
 # Configs that build on this one add the backbone, and its patch size as data_preprocessor.test_cfg.size_divisor: test
 # images are then padded to whole patches, and the logits of the padding are cropped before they are resized.
 model = dict(
