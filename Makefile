@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 UPSTREAM := .venv-upstream
 # Two files at a time on one thread each: the threads of several processes would compete for the cores.
 PYTEST_ENV := OMP_NUM_THREADS=1
-PYTEST_ARGS := --numprocesses 2 --dist loadfile --durations 10
+PYTEST_ARGS := --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 # Separate processes: training after OpenVINO in the same process ended in a segmentation fault.
 EXPORTING := tests/test_benchmark.py tests/test_deploy.py tests/test_image_demo.py
 

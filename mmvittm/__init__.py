@@ -4,6 +4,7 @@
 ViTTM`` also makes the names of the model index known to mmpretrain and to the inferencers.
 """
 
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if _missing:
         f'mmvittm needs {", ".join(_missing)}: run `{install_command("onedl")}` (the tested packages) '
         f'or `{install_command("openmmlab")}` (the upstream packages), not both.'
     )
+
+# mmcv-lite says so at every start; only detection needs mmcv's operators
+warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
 from . import registry  # noqa: E402
 

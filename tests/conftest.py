@@ -1,9 +1,15 @@
+import fcntl
+import multiprocessing
 import os
+import resource
+import signal
 import subprocess
-import sys
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from helpers.preloaded import run_script
 from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).parents[1]
@@ -16,25 +22,64 @@ def no_default_scope():
     DefaultScope._instance_dict.clear()
 
 
+@pytest.fixture
+def full_disk():
+    """Files may not grow beyond 4 kB, which writing reports as a full disk does."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
 @pytest.fixture(scope='session')
-def run_tool():
-    """``run_tool('dir/tool.py', *args)`` runs a script of tools/ as a user would; its output is captured as text."""
+def run_tool(tmp_path_factory):
+    """``run_tool('dir/tool.py', *args)`` runs a script of tools/ as a user would; its output is captured as text.
+
+    Each call is a process of its own, forked from one that has imported the libraries, which takes a user six seconds.
+    """
     # One thread: the OpenMP runtimes of torch and scikit-learn spin against each other on a busy machine. The
     # checkout comes first on the path, so that no other installed version is tested.
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
-    env = dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1', COLUMNS='120', PYTHONIOENCODING='utf-8')
+    env = dict(PYTHONPATH=path, OMP_NUM_THREADS='1', COLUMNS='120', PYTHONIOENCODING='utf-8')
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['helpers.preloaded'])
+    folder = tmp_path_factory.mktemp('tools')
+    with mock.patch.dict(os.environ, dict(env, PYTHONPATH=os.pathsep.join((str(ROOT / 'tests'), path)))):
+        ensure_running()
 
     def run(tool, *args):
-        command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, args)]
-        return subprocess.run(command, capture_output=True, encoding='utf-8', env=env)
+        files = [folder / 'stdout', folder / 'stderr']
+        argv = [str(ROOT / 'tools' / tool), *map(str, args)]
+        process = context.Process(target=run_script, args=(argv, Path.cwd(), dict(os.environ, **env), *files))
+        process.start()
+        process.join()
+        out, err = (file.read_text(encoding='utf-8') for file in files)
+        return subprocess.CompletedProcess(argv, process.exitcode, out, err)
 
     return run
 
 
 @pytest.fixture(scope='session')
 def blue_marble(run_tool, tmp_path_factory):
-    """The Blue Marble data set, converted once per session; read only."""
-    out = tmp_path_factory.mktemp('data') / 'blue_marble'
-    done = run_tool('dataset_converters/blue_marble.py', out)
-    assert done.returncode == 0, done.stderr
+    """The Blue Marble data set, converted once per test run; read only."""
+    shared = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        shared = shared.parent
+    with (shared / 'blue_marble.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / 'blue_marble').exists():
+            done = run_tool('dataset_converters/blue_marble.py', shared / 'blue_marble')
+            assert done.returncode == 0, done.stderr
+    return shared / 'blue_marble'
+
+
+@pytest.fixture(scope='session')
+def few_tiles(blue_marble, tmp_path_factory):
+    """The tiles of two rows of the Earth, which have all classes in every fold; 5 of them are held out by fold 2."""
+    out = tmp_path_factory.mktemp('few') / 'blue_marble'
+    for path in blue_marble.rglob('r[23]_*.png'):
+        link = out / path.relative_to(blue_marble)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
     return out

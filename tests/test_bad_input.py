@@ -77,11 +77,17 @@ def checkpoint(tmp_path_factory) -> Path:
         (['model.backbone.memory_embed.patch_size=300'], 'patch_size 300×300 is larger than img_size 256×256'),
         (['model.backbone.out_indexes=[0]'], "unexpected keyword argument 'out_indexes', did you mean 'out_indices'?"),
         (['model.backbone.type=mmvittm.ViTMM'], "unknown type 'mmvittm.ViTMM', did you mean 'mmvittm.ViTTM'?"),
+        (
+            ['val_evaluator.iou_metricss=[mDice]'],
+            "val_evaluator (ClassIoUMetric): unexpected argument 'iou_metricss', did you mean 'iou_metrics'?",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else '',
 )
 def test_config_that_cannot_be_built(tool, small_set, options, sentence):
-    assert sentence in tool('train.py', DEMO, *in_folder(small_set, *options))
+    error = tool('train.py', DEMO, *in_folder(small_set, *options))
+    assert sentence in error
+    assert error.startswith(f'error: config {DEMO}: ')
 
 
 def test_heads_that_do_not_divide(tool, small_set, tmp_path):

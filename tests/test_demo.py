@@ -8,11 +8,11 @@ import sys
 from conftest import ROOT
 
 
-def test_demo(blue_marble, tmp_path):
+def test_demo(few_tiles, tmp_path):
     for name in ('tools', 'configs'):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / 'data').mkdir()
-    (tmp_path / 'data/blue_marble').symlink_to(blue_marble)
+    (tmp_path / 'data/blue_marble').symlink_to(few_tiles)
     env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', COLUMNS='120')
     command = [sys.executable, 'tools/demo.py', '--iters', '2', '--work-dir', 'out']
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, encoding='utf-8')

@@ -90,13 +90,13 @@ def test_architecture_figure_is_that_of_its_script():
     assert figure() == (DOCS / 'images' / 'architecture.svg').read_text()
 
 
-def test_tutorial_runs(blue_marble, tmp_path, monkeypatch):
+def test_tutorial_runs(few_tiles, tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip('nbclient'), pytest.importorskip('nbformat')
     pytest.importorskip('onnxruntime')
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     (tmp_path / 'data').mkdir()
-    (tmp_path / 'data' / 'blue_marble').symlink_to(blue_marble)
+    (tmp_path / 'data' / 'blue_marble').symlink_to(few_tiles)
     notebook = nbformat.read(DOCS / 'tutorial.ipynb', 4)
     where = dict(metadata=dict(path=str(tmp_path)))
     nbclient.NotebookClient(notebook, timeout=600, kernel_name='python3', resources=where).execute()

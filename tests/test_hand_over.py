@@ -203,7 +203,7 @@ def test_state_dict_of_an_ema_hook_is_the_average(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def segmentor(run_tool, blue_marble, pretrained, tmp_path_factory):
+def segmentor(run_tool, few_tiles, pretrained, tmp_path_factory):
     """A work dir after two steps, of learning rate zero, that start from the MNIST classifier."""
     folder = tmp_path_factory.mktemp('blue_marble')
     config = folder / 'config.py'
@@ -220,9 +220,9 @@ model = dict(
 train_cfg = dict(max_iters=2, val_interval=2)
 default_hooks = dict(checkpoint=dict(interval=2), logger=dict(interval=1))
 optim_wrapper = dict(optimizer=dict(lr=0.0, weight_decay=0.0))"""
-        + data_config('train', blue_marble)
-        + data_config('val', blue_marble)
-        + data_config('test', blue_marble)
+        + data_config('train', few_tiles)
+        + data_config('val', few_tiles)
+        + data_config('test', few_tiles)
     )
     arguments = ['--work-dir', folder / 'run', '--verbose', '--cfg-options', 'train_dataloader.batch_size=2']
     done = run_tool('train.py', config, *arguments)

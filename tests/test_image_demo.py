@@ -11,6 +11,7 @@ from helpers.deployment import call_tool, make_models, photograph, write_onnx
 from mmseg.structures import SegDataSample
 from PIL import Image
 
+from mmvittm.apis.cli import known_problem
 from mmvittm.apis.config import load_config
 from mmvittm.deploy.images import read_image
 from mmvittm.deploy.predict import eager_predictor, load_model
@@ -101,6 +102,15 @@ def write_wrapped(models):
     cfg.test_dataloader.dataset.pipeline[2].type = 'mmseg.LoadAnnotations'
     cfg.test_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=cfg.test_dataloader.dataset)
     cfg.dump(models / 'wrapped.py')
+
+
+@pytest.mark.parametrize('source', ['images/small.png', 'film.avi'])
+def test_full_disk_leaves_nothing(models, images, video, full_disk, tmp_path, monkeypatch, source):
+    arguments = (tmp_path / source, models / 'segmentor.py', models / 'segmentor.pth', '--out', tmp_path / 'out')
+    with pytest.raises((OSError, UserError)) as caught:
+        call_tool(monkeypatch, 'image_demo.py', *arguments)
+    assert 'cannot be written' in known_problem(caught.value)
+    assert not list((tmp_path / 'out').iterdir())
 
 
 @pytest.mark.parametrize('config', ['segmentor', 'wrapped'])

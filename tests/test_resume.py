@@ -107,6 +107,21 @@ def test_signal_saves_and_exits(finished):
     compare(folder / 'whole', work_dir)
 
 
+def test_a_scheduler_with_functions_resumes(tmp_path):
+    """OneCycleLR has a bound method in its state, which safe loading refuses."""
+    make_data(tmp_path / 'data')
+    schedule = [dict(type='OneCycleLR', eta_max=0.01, total_steps=12, by_epoch=False)]
+    cfg = config('segmentation', tmp_path / 'data', tmp_path / 'run', 12, param_scheduler=schedule)
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+    log = tmp_path / 'log'
+    assert wait(fork(lambda: train(cfg), log)) == 0, log.read_text()
+    shutil.copytree(tmp_path / 'run', tmp_path / 'whole')
+    (tmp_path / 'run' / 'iter_12.pth').unlink()
+    assert wait(fork(lambda: train(cfg, resume=True), log)) == 0, log.read_text()
+    assert 'resumed epoch: 0, iter: 9' in log.read_text()
+    compare(tmp_path / 'whole', tmp_path / 'run')
+
+
 # only the segmentation config counts by iteration
 @pytest.mark.parametrize('finished', ['segmentation'], indirect=True)
 def test_resume_loads_no_earlier_sample(finished):

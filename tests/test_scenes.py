@@ -1,8 +1,6 @@
 """Segmentation of scenes in parts: the numbers of the whole, files read and written in windows, and bad input."""
 
 import hashlib
-import resource
-import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -405,16 +403,6 @@ def test_labels_never_replace_the_image(tmp_path):
     path = png(tmp_path / 'a.png', photograph(64, 64))
     with pytest.raises(UserError, match='the labels would replace the image'):
         predict_scene(model(), path, path, PALETTE)
-
-
-@pytest.fixture
-def full_disk():
-    """Files may not grow beyond 4 kB, which writing reports as a full disk does."""
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize('size', [128, 2048])

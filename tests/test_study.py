@@ -79,12 +79,13 @@ def test_the_name_says_the_number_of_memory_tokens(configs, name):
     assert configs[name].model.backbone.process_embed.patch_size == 32
 
 
-def write_study(path, configs, blue_marble, iterations=2, **content):
+def write_study(path, configs, few_tiles, iterations=2, **content):
     """A study of two blocks and one test tile, whose loaders run in the main process."""
     options = {
         'train_cfg.max_iters': iterations,
         'train_cfg.val_interval': iterations // 2,
         'train_dataloader.batch_size': 2,
+        'model.backbone.arch': dict(_delete_=True, embed_dims=192, num_layers=2, num_heads=3, feedforward_channels=192),
         'model.backbone.out_indices': [0, 0, 1, 1],
         'default_hooks.checkpoint.interval': 1,
         'default_hooks.logger.interval': 1,
@@ -95,7 +96,7 @@ def write_study(path, configs, blue_marble, iterations=2, **content):
     }
     for loader in LOADERS:
         options |= {
-            f'{loader}.dataset.data_root': str(blue_marble),
+            f'{loader}.dataset.data_root': str(few_tiles),
             f'{loader}.num_workers': 0,
             f'{loader}.persistent_workers': False,
         }
@@ -110,14 +111,14 @@ def arguments(folder):
 
 
 @pytest.fixture(scope='module')
-def studied(run_tool, blue_marble, tmp_path_factory):
+def studied(run_tool, few_tiles, tmp_path_factory):
     """The folder and the output of a study with a config between two others that does not build."""
     folder = tmp_path_factory.mktemp('study')
     broken = folder / 'broken.py'
     base = f'_base_ = {str(mmvittm.configs_dir() / DEMO)!r}\n'
     broken.write_text(base + "model = dict(backbone=dict(rw_heads='CrossAttention'))")
     study = write_study(
-        folder / 'tiny.yml', dict(A=DEMO, broken=str(broken), B=str(ABLATIONS['memory-tokens-16'])), blue_marble,
+        folder / 'tiny.yml', dict(A=DEMO, broken=str(broken), B=str(ABLATIONS['memory-tokens-16'])), few_tiles,
         comparisons=[['A', 'B']],
     )  # fmt: skip
     return folder, study, run_tool('study.py', study, *arguments(folder))
@@ -169,9 +170,9 @@ def test_finished_runs_are_skipped(studied, run_tool):
 
 
 @pytest.mark.parametrize('kind', [signal.SIGTERM, signal.SIGKILL], ids=['SIGTERM', 'SIGKILL'])
-def test_stop_and_resume(kind, run_tool, blue_marble, tmp_path):
+def test_stop_and_resume(kind, run_tool, few_tiles, tmp_path):
     """SIGKILL leaves the training running, which holds the lock of its folder until it ends."""
-    study = write_study(tmp_path / 'long.yml', dict(A=DEMO), blue_marble, iterations=12)
+    study = write_study(tmp_path / 'long.yml', dict(A=DEMO), few_tiles, iterations=12)
     command = [sys.executable, str(ROOT / 'tools/study.py'), str(study), *map(str, arguments(tmp_path))]
     env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

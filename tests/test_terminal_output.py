@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from conftest import ROOT
@@ -65,6 +66,11 @@ def test_training_is_quiet(trained, config):
     assert [line.split()[1] for line in progress] == ['2/4', '4/4']
     assert re.fullmatch(r'Trained 4 iterations: aAcc [\d.]+, mIoU [\d.]+, mAcc [\d.]+; checkpoints in .*', lines[-1])
     assert len(lines) == 8, trained.stdout
+
+
+def test_no_data_loader_worker_is_left(trained, config):
+    lines = [' '.join(process.info['cmdline'] or ()) for process in psutil.process_iter(['cmdline'])]
+    assert not [line for line in lines if str(config.parent) in line]
 
 
 def test_the_file_has_the_whole_log(trained):

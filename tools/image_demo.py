@@ -75,17 +75,20 @@ def paint_video(source: Path, out: Path, predictor: Predictor, progress: Progres
         raise UserError(f'video {source} cannot be read: it is damaged or of an unknown format')
     step = progress.add_task(escape(source.name), total=video.frame_cnt)
     with atomic_path(out) as path:
-        writer = None
+        writer, frames = None, 0
         while (frame := video.read()) is not None:  # not by index: the header may promise more frames than there are
             painted = paint(frame, predictor)
             if writer is None:
                 size = painted.shape[1::-1]
                 writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), video.fps or 25, size)
             writer.write(np.ascontiguousarray(painted))
+            frames += 1
             progress.advance(step)
         if writer is None or not writer.isOpened():
             raise UserError(f'video {source} cannot be read or written as MP4')
         writer.release()
+        if mmcv.VideoReader(str(path)).frame_cnt < frames:  # OpenCV reports no full disk
+            raise UserError(f'video {out} cannot be written: free some space and start again')
     progress.remove_task(step)
 
 

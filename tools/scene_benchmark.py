@@ -21,7 +21,6 @@ import pandas as pd
 import rasterio
 import torch
 from mmengine.fileio import load
-from mmseg.models import EncoderDecoder
 from performance_report import renewed
 from PIL import Image
 from rich.console import Console
@@ -66,7 +65,7 @@ def parse_args() -> argparse.Namespace:
 # --- a row, in its own process ---------------------------------------------------------------------------------------
 
 
-def predict_whole(model: EncoderDecoder, image: Path, labels: Path) -> None:
+def predict_whole(model: torch.nn.Module, image: Path, labels: Path) -> None:
     """Run the model as it is on the whole image."""
     with open_raster(image) as raster, torch.inference_mode():
         window = Window(0, 0, *raster.size)

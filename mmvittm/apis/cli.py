@@ -10,18 +10,16 @@ from collections.abc import Callable
 
 from mmengine.config import DictAction
 
-# Library warnings that a user of the tools cannot act on. The first one comes with the
-# import of mmcv below.
+from ..errors import UserError
+from ..weights import use_safe_loading
+from .distributed import explain_lost_process
+
+# Library warnings that a user of the tools cannot act on.
 for _message in (
-    'Fail to import ``MultiScaleDeformableAttention``',
     'Default ``avg_non_ignore`` is False',
     'The draw is False, it means that the hook for visualization will not take effect',
 ):
     warnings.filterwarnings('ignore', message=_message)
-
-from ..errors import UserError  # noqa: E402
-from ..weights import use_safe_loading  # noqa: E402
-from .distributed import explain_lost_process  # noqa: E402
 
 # the allocator's RuntimeError on the CPU; that on a GPU is torch.OutOfMemoryError, a RuntimeError too
 _OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed", re.IGNORECASE)
@@ -49,8 +47,9 @@ def known_problem(error: Exception) -> str | None:
     """Return one sentence for an error that a user can mend, or None for one that may be a defect."""
     if isinstance(error, UserError):
         return _sentence(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f'no space left to write {error.filename or "a file"}: free some space and start again'
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        file = error.filename or 'a file'
+        return f'{file} cannot be written ({error.strerror}): free some space and start again'
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
         return f'out of memory ({" ".join(str(error).split())[:200]}): choose smaller images, batches or models'
     return explain_lost_process(error) if isinstance(error, RuntimeError) else None

@@ -14,7 +14,7 @@ from types import FrameType
 from mmengine import registry as mmengine_registries
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import DefaultScope, Registry, build_from_cfg
+from mmengine.registry import METRICS, DefaultScope, Registry, build_from_cfg
 from mmengine.runner import BaseLoop, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
@@ -78,7 +78,8 @@ def explain_config_errors(cfg: Config, first_step: FirstStepHook | None = None) 
     """Turn an error that a part of ``cfg`` causes into a sentence that says which part.
 
     An error that no part caused is a defect and passes, as do errors after the first step. The traceback of an
-    explained error is written to ``traceback.log`` in the config's work dir, if it has one.
+    explained error is written to ``traceback.log`` in the config's work dir, if it has one; a UserError needs none and
+    only gets the place.
 
     Args:
         cfg (Config): The config.
@@ -91,13 +92,15 @@ def explain_config_errors(cfg: Config, first_step: FirstStepHook | None = None) 
         yield
     except Exception as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][::-1]
-        if known_problem(error) or (first_step and _loop_of(frames) in first_step.done):
+        says_all = known_problem(error) and not _is_about_a_part(error, frames)
+        if says_all or (first_step and _loop_of(frames) in first_step.done):
             raise
         with in_scope(cfg):
             problem = _problem(cfg, error, frames) or (first_step and _reason(error))
         if problem is None:
             raise
-        raise UserError(f'{config_name(cfg)}: {problem}{_log_traceback(cfg, error)}') from error
+        log = '' if isinstance(error, UserError) else _log_traceback(cfg, error)
+        raise UserError(f'{config_name(cfg)}: {problem}{log}') from error
 
 
 @contextmanager
@@ -108,6 +111,19 @@ def in_scope(cfg: Config) -> Iterator[None]:
         raise UserError(f'{config_name(cfg)}: default_scope must be a name such as mmseg, not {scope!r}')
     with DefaultScope.overwrite_default_scope(scope):
         yield
+
+
+def check_metric_arguments(cfg: Config) -> None:
+    """Raise a UserError for an argument that a metric of mmseg does not have: they take any and ignore it."""
+    with in_scope(cfg):
+        for place, node in dicts_in({key: cfg.get(key) for key in ('val_evaluator', 'test_evaluator')}):
+            with METRICS.switch_scope_and_registry(node.get('_scope_')) as scoped:
+                cls = _find(node.get('type'), scoped)
+            if inspect.isclass(cls) and any(base.__module__.startswith('mmseg.') for base in cls.__mro__):
+                known = _parameters(cls)
+                for key in node.keys() - known - {'type', '_scope_'}:
+                    problem = f"unexpected argument '{key}'{_did_you_mean(key, known)}"
+                    raise UserError(f'{config_name(cfg)}: {place} ({cls.__name__}): {problem}')
 
 
 def config_name(cfg: Config) -> str:
@@ -168,6 +184,11 @@ def _problem(cfg: Config, error: Exception, frames: list[FrameType]) -> str | No
     return _unknown_type(nodes)
 
 
+def _is_about_a_part(error: Exception, frames: list[FrameType]) -> bool:
+    """Return whether a part of the config raised ``error`` while it was built, without knowing its place."""
+    return isinstance(error, UserError) and any(frame.f_code is build_from_cfg.__code__ for frame in frames)
+
+
 def _loop_of(frames: list[FrameType]) -> str | None:
     """Return 'train', 'val' or 'test' for frames of a loop."""
     owners = (frame.f_locals.get('self') for frame in frames)
@@ -210,10 +231,15 @@ def _explanation(node: Mapping, error: Exception, registry: Registry) -> str:
             return f': {_unknown(str(node["type"]), scoped)}'
     hint = ''
     if isinstance(error, TypeError) and inspect.isclass(cls):
-        known = {name for base in cls.__mro__[:-1] for name in inspect.signature(base.__init__).parameters}
+        known = _parameters(cls)
         unknown = [key for key in node if key not in known and f"'{key}'" in str(error)]
         hint = _did_you_mean(unknown[0], known) if unknown else ''
     return f' ({getattr(cls, "__name__", cls)}): {_reason(error)}{hint}'
+
+
+def _parameters(cls: type) -> set[str]:
+    """Return the names of the parameters of a class and of those that it is derived from."""
+    return {name for base in cls.__mro__[:-1] for name in inspect.signature(base.__init__).parameters}
 
 
 def _unknown_type(nodes: Iterable[Node]) -> str | None:

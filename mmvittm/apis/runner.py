@@ -3,10 +3,7 @@
 import argparse
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from unittest import mock
 
 import torch
 from mmengine.config import Config
@@ -20,7 +17,7 @@ from ..errors import UserError
 from ..fileio import require_writable
 from ..weights import use_safe_loading
 from .config import load_config
-from .config_errors import FirstStepHook, explain_config_errors
+from .config_errors import FirstStepHook, check_metric_arguments, explain_config_errors
 from .distributed import adapt_to_cpu, check_launcher, init_cpu_process_group
 
 # mmengine takes None for these hooks, which removes them, and asserts on any other.
@@ -76,6 +73,7 @@ def build_runner(cfg: Config, allow_pickle: bool = False, verbose: bool = True) 
     """
     use_safe_loading(allow_pickle)
     require_writable(cfg.work_dir)
+    check_metric_arguments(cfg)
     init_cpu_process_group(cfg)
     if cfg.get('resume') == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
         newest = newest_checkpoint(cfg.work_dir, _checkpoint_folder(cfg), allow_pickle)
@@ -83,8 +81,9 @@ def build_runner(cfg: Config, allow_pickle: bool = False, verbose: bool = True) 
         cfg.load_from = str(newest) if newest else cfg.get('load_from')
     hooks = cfg.get('default_hooks') or {}
     cfg.default_hooks = {name: hook for name, hook in hooks.items() if hook is not None or name in _MMENGINE_HOOKS}
-    with explain_config_errors(cfg), nullcontext() if verbose else _quiet_terminal():
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with explain_config_errors(cfg):
+        runner_class = RUNNERS.get(cfg.get('runner_type', 'Runner'))
+        runner = (runner_class if verbose else type('QuietRunner', (_Quiet, runner_class), {})).from_cfg(cfg)
     if not verbose and not any(isinstance(hook, ProgressBarHook) for hook in runner.hooks):
         runner.register_hook(ProgressBarHook())
     runner.logger.addFilter(_is_of_use)
@@ -101,24 +100,20 @@ def _is_for_the_terminal(record: logging.LogRecord) -> bool:
     return hasattr(record, 'terminal') or (record.levelno >= logging.WARNING and _is_of_use(record))
 
 
-@contextmanager
-def _quiet_terminal() -> Iterator[None]:
-    """Let mmengine's loggers that are created meanwhile, and Python's warnings, write to their files only.
+class _Quiet:
+    """Mixin of a runner whose logger, and Python's warnings, write to the log file only.
 
-    The terminal still gets the loggers' warnings, and messages marked with ``extra=dict(terminal=True)``.
+    The terminal still gets the logger's warnings, and messages marked with ``extra=dict(terminal=True)``.
     """
-    create = MMLogger.__init__
 
-    def create_quiet(logger: MMLogger, *args, **kwargs) -> None:
-        create(logger, *args, **kwargs)
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
         files = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
         for handler in set(logger.handlers) - set(files):
             handler.addFilter(_is_for_the_terminal)
+        logging.captureWarnings(True)
         logging.getLogger('py.warnings').handlers = files or [logging.NullHandler()]
-
-    logging.captureWarnings(True)
-    with mock.patch.object(MMLogger, '__init__', create_quiet):
-        yield
+        return logger
 
 
 def _checkpoint_folder(cfg: Config) -> Path:

@@ -98,6 +98,15 @@ class SafeCheckpointHook(CheckpointHook):
         own = Path(self.out_dir, Path(path or '').name)
         return str(own) if path and own.exists() else None
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leave out the functions in the states of schedulers such as OneCycleLR, which safe loading refuses.
+
+        A scheduler that is resumed has been built with its functions.
+        """
+        schedulers = checkpoint.get('param_schedulers', [])
+        for states in schedulers.values() if isinstance(schedulers, dict) else [schedulers]:
+            states[:] = [{k: v for k, v in state.items() if not callable(v)} for state in states]
+
     def save_interrupted(self, runner: Runner) -> str:
         """Save after the current iteration, also within an epoch. The next regular checkpoint removes this one.
 
