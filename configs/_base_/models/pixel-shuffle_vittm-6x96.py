@@ -1,6 +1,6 @@
 # A small ViTTM for scenes of the Earth, 6 blocks of width 96: there is one image to learn from. A process token
 # averages 12 degrees. A convolutional head reads the memory after four blocks. The cost is linear in the pixels.
-_base_ = './segmentor.py'
+_base_ = './scene_pixel-shuffle.py'
 memory_patch = 20
 model = dict(
     data_preprocessor=dict(test_cfg=dict(size_divisor=memory_patch)),
@@ -16,18 +16,13 @@ model = dict(
         out_stream='memory',
     ),
     decode_head=dict(
-        type='mmvittm.PixelShuffleHead',
         in_channels=[96, 96, 96, 96],
-        in_index=[0, 1, 2, 3],
         token_channels=96,
         pixel_channels=16,
         channels=8,
         upscale=5,
         fine_upscale=2,
         norm_cfg=dict(type='BN', momentum=0.05),
-        num_classes=6,
-        dropout_ratio=0.0,
-        align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
     ),
+    test_cfg=dict(_delete_=True, mode='whole'),
 )

@@ -1,15 +1,7 @@
 # Segmentor of scenes without a backbone: a convolutional head on the maps of blocks 3, 6, 9 and 12 makes logits of
 # stride 4.
+_base_ = './segmentor.py'
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-    ),
     backbone=dict(out_indices=(2, 5, 8, 11)),
     decode_head=dict(
         type='mmvittm.PixelShuffleHead',
@@ -22,6 +14,5 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole', crop_size=(512, 512), stride=(341, 341)),
+    test_cfg=dict(crop_size=(512, 512), stride=(341, 341)),
 )
