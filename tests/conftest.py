@@ -15,6 +15,11 @@ from mmengine.registry import DefaultScope
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the files that fork this process: a fork cannot train once its parent has."""
+    items.sort(key=lambda item: not hasattr(item.module, 'fork'))
+
+
 @pytest.fixture(autouse=True)
 def no_default_scope():
     """A Runner in a test's own process leaves its config's scope behind, in which later tests would look types up."""

@@ -1,26 +1,34 @@
 """tools/demo.py with two iterations, in a folder of its own."""
 
-import os
 import re
-import subprocess
-import sys
+from types import SimpleNamespace
 
 from conftest import ROOT
+from helpers.deployment import load_tool
 
 
-def test_demo(few_tiles, tmp_path):
-    for name in ('tools', 'configs'):
-        (tmp_path / name).symlink_to(ROOT / name)
+def test_demo(run_tool, few_tiles, tmp_path, monkeypatch, capsys):
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data/blue_marble').symlink_to(few_tiles)
-    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', COLUMNS='120')
-    command = [sys.executable, 'tools/demo.py', '--iters', '2', '--work-dir', 'out']
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, encoding='utf-8')
-    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.chdir(tmp_path)
+    demo = load_tool('demo.py')
+    errors = []
+
+    def run(command, stdout, check):
+        tool = (tmp_path / command[1]).resolve().relative_to(ROOT / 'tools')
+        done = run_tool(tool, *command[2:])
+        print(done.stdout, file=stdout)
+        errors.append(done.stderr)
+        return done
+
+    monkeypatch.setattr(demo, 'subprocess', SimpleNamespace(run=run))
+    monkeypatch.setattr('sys.argv', ['demo.py', '--iters', '2', '--work-dir', 'out'])
+    demo.main()
+    printed, errors = capsys.readouterr().out, ''.join(errors)
     for model in ('ViTTM-T 16/32', 'ViT-T/32', 'ViT-T/16'):
         row = rf'│ {re.escape(model)} +│ +[\d.]+ │ +\d+ │\n'  # mIoU, ms
-        assert re.search(row, done.stdout), done.stdout[-2000:]
+        assert re.search(row, printed), printed[-2000:]
     assert 'GMACs' in (tmp_path / 'out/fps.txt').read_text()
-    assert 'Warning' not in done.stderr and 'Traceback' not in done.stderr
-    assert len(done.stdout.splitlines()) < 120, done.stdout
+    assert 'Warning' not in errors and 'Traceback' not in errors, errors
+    assert len(printed.splitlines()) < 120, printed
     assert (tmp_path / 'out/predictions.png').is_file()
