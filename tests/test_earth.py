@@ -1,11 +1,9 @@
 """The Earth as one scene: the converter's folds, rolling, the decode head, and the configs."""
 
-import copy
 import importlib.util
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,15 +12,13 @@ from helpers.deployment import ROOT, call_tool
 from helpers.tiny import ARCH, one_thread, randomize  # noqa: F401  (a fixture)
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS, HOOKS, TRANSFORMS
-from mmseg.structures import SegDataSample
+from mmseg.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
 import mmvittm
 from mmvittm.apis.config import build_model, load_config
 from mmvittm.apis.weight_files import sha256
 from mmvittm.datasets import BlueMarbleDataset, Cached, CheckedDataset
-from mmvittm.engine.hooks.scene_statistics_hook import measure_statistics
 from mmvittm.errors import UserError
 from mmvittm.registry import MODELS
 from mmvittm.scenes import load_shipped_model
@@ -174,16 +170,6 @@ def test_every_parameter_of_the_head_gets_a_gradient():
     assert all(parameter.grad.abs().sum() > 0 for parameter in net.parameters())
 
 
-@torch.no_grad()
-def test_windows_are_normalized_by_themselves():
-    net = randomize(head(norm_cfg=dict(type='IN', affine=True), window=4))
-    x = torch.randn(1, 8, 6, 10)
-    logits = net([x, x])
-    parts = [net([part, part]) for part in (x[..., :4], x[..., 4:8], x[..., 8:])]
-    torch.testing.assert_close(logits, torch.cat(parts, 3))
-    assert not torch.allclose(logits, randomize(head(norm_cfg=dict(type='IN', affine=True)))([x, x]))
-
-
 def test_the_head_keeps_pytorchs_initialisation():
     torch.manual_seed(0)
     net = head(channels=64)
@@ -227,45 +213,6 @@ def test_config_evaluates_at_full_size(path, earth, monkeypatch):
     assert sample.ori_shape == sample.gt_sem_seg.shape == (2700, 5400)
     expected = read(earth / 'annotations' / f'fold{FOLD}' / 'held_out' / 'earth.png')
     np.testing.assert_array_equal(sample.gt_sem_seg.data[0].numpy(), expected)
-
-
-# Batch norm of the whole scene
-
-
-@pytest.fixture
-def windowed():
-    """A small model with batch norm whose running statistics are of nothing it sees, and a data loader of one scene."""
-    [config] = [path for path in CONFIGS if 'pixel-shuffle_' in path.name]
-    cfg = load_config(config)
-    cfg.model.backbone.arch = ARCH | dict(num_layers=6)
-    cfg.model.decode_head.in_channels = [16] * 4
-    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 600, 1200), np.uint8))
-    return randomize(build_model(cfg)), [dict(inputs=[image], data_samples=[SegDataSample()])]
-
-
-def test_statistics_of_the_whole_scene(windowed):
-    """Evaluation then gives the logits that batch norm of the scene itself gives."""
-    net, loader = windowed
-    inputs = net.data_preprocessor(loader[0], False)['inputs']
-    with torch.no_grad():
-        expected = net.train()(inputs)
-        measure_statistics(net, loader)
-        assert not any(module.training for module in net.modules())
-        # up to the correction of the variance for 1,800 tokens
-        torch.testing.assert_close(net(inputs), expected, rtol=0, atol=0.05 * float(expected.std()))
-    assert {module.momentum for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {0.05}
-
-
-@pytest.mark.parametrize(('iteration', 'measured'), [(1, False), (2, True), (3, False), (4, True), (5, True)])
-def test_statistics_are_measured_when_they_are_saved(windowed, iteration, measured):
-    net, loader = windowed
-    before = copy.deepcopy(net.train().state_dict())
-    runner = SimpleNamespace(iter=iteration - 1, max_iters=5, model=net, val_loop=SimpleNamespace(dataloader=loader))
-    hook = HOOKS.build(dict(type='mmvittm.SceneStatisticsHook', interval=2))
-    hook.after_train_iter(runner, batch_idx=iteration - 1, data_batch=loader[0], outputs={})
-    changed = [name for name, value in net.state_dict().items() if not torch.equal(value, before[name])]
-    assert all('running' in name or 'num_batches' in name for name in changed)
-    assert bool(changed) == measured and net.training
 
 
 # The figure

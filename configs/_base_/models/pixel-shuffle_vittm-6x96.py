@@ -22,7 +22,6 @@ model = dict(
         channels=8,
         upscale=5,
         fine_upscale=2,
-        norm_cfg=dict(type='BN', momentum=0.05),
     ),
     test_cfg=dict(_delete_=True, mode='whole'),
 )

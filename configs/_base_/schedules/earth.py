@@ -14,6 +14,5 @@ param_scheduler = [
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 # The last weights count: best ones would be chosen on the held-out tiles that are tested.
 default_hooks = dict(checkpoint=dict(interval=900, save_best=None))
-custom_hooks = [dict(type='mmvittm.SceneStatisticsHook', interval=900)]
 randomness = dict(seed=0)
 auto_scale_lr = dict(base_batch_size=1)

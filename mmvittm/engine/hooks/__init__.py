@@ -4,7 +4,6 @@ from .non_finite_hook import NonFiniteHook
 from .pretrained_report_hook import PretrainedReportHook
 from .progress_bar_hook import ProgressBarHook
 from .safe_checkpoint_hook import AtomicBackend, SafeCheckpointHook
-from .scene_statistics_hook import SceneStatisticsHook
 from .stop_on_signal_hook import StopOnSignalHook
 from .sync_running_stats_hook import SyncRunningStatsHook
 from .training_dynamics_hook import TrainingDynamicsHook
@@ -17,7 +16,6 @@ __all__ = [
     'PretrainedReportHook',
     'ProgressBarHook',
     'SafeCheckpointHook',
-    'SceneStatisticsHook',
     'StopOnSignalHook',
     'SyncRunningStatsHook',
     'TrainingDynamicsHook',

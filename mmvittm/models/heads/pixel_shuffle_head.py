@@ -31,10 +31,8 @@ class PixelShuffleHead(BaseDecodeHead):
         upscale (int): Rows and columns of the grid between, per token.
         fine_upscale (int): Rows and columns of logits, per row and column of the grid between. A patch of 16 pixels,
             4 and 2 give logits of stride 2.
-        norm_cfg (dict): Config of the norms. BN learns faster from scratch, but see
-            :class:`~mmvittm.engine.hooks.SceneStatisticsHook` for training on windows.
-        window (int, optional): Decode the maps in windows of this many columns of tokens. With instance norm (``IN``),
-            each window is then normalized by itself, as a window of this width was in training.
+        norm_cfg (dict): Config of the norms. ``LN2d`` normalizes each token by itself, so a window and the whole scene
+            give the same logits; the means of batch norm differ between them.
         **kwargs: As for :class:`mmseg.models.decode_heads.decode_head.BaseDecodeHead`.
     """
 
@@ -49,7 +47,6 @@ class PixelShuffleHead(BaseDecodeHead):
         upscale: int = 4,
         fine_upscale: int = 1,
         norm_cfg: dict = dict(type='LN2d'),
-        window: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -61,7 +58,6 @@ class PixelShuffleHead(BaseDecodeHead):
             init_cfg=kwargs.pop('init_cfg', []),
             **kwargs,
         )
-        self.window = window if window is None else positive_int('window', window)
         upscale, fine_upscale = positive_int('upscale', upscale), positive_int('fine_upscale', fine_upscale)
         norm = partial(build_norm_layer, norm_cfg)
         block = partial(ConvNeXtBlock, norm_cfg=dict(type='LN2d', eps=1e-5), mlp_ratio=2, layer_scale_init_value=0.0)
@@ -87,10 +83,6 @@ class PixelShuffleHead(BaseDecodeHead):
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Maps ``(B, C, H, W)`` -> logits ``(B, num_classes, H · s, W · s)``, ``s = upscale · fine_upscale``."""
-        maps = torch.cat(self._transform_inputs(inputs), 1)
-        return torch.cat([self._decode(part) for part in maps.split(self.window or maps.shape[3], 3)], 3)
-
-    def _decode(self, maps: Tensor) -> Tensor:
-        maps = self.norm(maps)
+        maps = self.norm(torch.cat(self._transform_inputs(inputs), 1))
         tokens = torch.cat([self.tokens(maps), maps[:, : self.in_channels[0]]], 1)
         return self.cls_seg(self.pixels(tokens))
