@@ -67,7 +67,9 @@ def test_crafted_file(tmp_path, content, suffix, recwarn):
     else:
         path.write_bytes(content)
     recwarn.clear()
-    with pytest.raises(UserError, match=rf'^checkpoint {path} (cannot be read|is not a plain weights file)') as raised:
+    with pytest.raises(
+        UserError, match=rf'^checkpoint {path} (cannot be read|is not a plain weights|holds a)'
+    ) as raised:
         load_checkpoint_file(path)
     said = str(raised.value) + ''.join(str(warning.message) for warning in recwarn)
     assert 'weights_only' not in said and 'jit' not in said and '\n' not in said
@@ -85,8 +87,8 @@ NOT_WEIGHTS = dict(
     number=(dict(weight=1), 'weight is of type int'),
     list_of_weights=(dict(state_dict=[WEIGHT]), 'state_dict is of type list'),
     log=(dict(epoch=3, weights=dict(weight=WEIGHT)), 'epoch is of type int'),
-    sparse=(dict(weight=WEIGHT.to_sparse()), 'weight is a sparse or nested tensor'),
-    meta=(dict(weight=WEIGHT.to('meta')), 'weight is a meta tensor'),
+    sparse=(dict(weight=WEIGHT.to_sparse()), 'weight is a sparse or nested tensor|not a plain weights file'),
+    meta=(dict(weight=WEIGHT.to('meta')), 'weight is a meta tensor|not a plain weights file'),
     quantised=(
         lambda: dict(weight=torch.quantize_per_tensor(WEIGHT, 0.1, 0, torch.qint8)),
         'weight is a quantised tensor|is not a plain weights file',

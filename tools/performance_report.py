@@ -148,7 +148,8 @@ def readme_table(shown: pd.DataFrame) -> str:
     keys = ['title', 'mode', 'model']
     table = rows.assign(**cells(rows, CELL)).drop_duplicates(keys).set_index(keys)['cell'].unstack(sort=False)
     order = [model for model in dict.fromkeys(MODELS.values()) if model in table]
-    return markdown(table[order].fillna('–').reset_index(names=['', 'run mode']))
+    lines = dict.fromkeys(zip(rows['title'], rows['mode'], strict=True))  # unstack sorts in older pandas
+    return markdown(table.loc[list(lines), order].fillna('–').reset_index(names=['', 'run mode']))
 
 
 def renewed(page: str, text: str) -> str:

@@ -17,6 +17,7 @@ from .distributed import explain_lost_process
 # Library warnings that a user of the tools cannot act on.
 for _message in (
     'Default ``avg_non_ignore`` is False',
+    '``build_loss`` would be deprecated soon',
     'The draw is False, it means that the hook for visualization will not take effect',
 ):
     warnings.filterwarnings('ignore', message=_message)

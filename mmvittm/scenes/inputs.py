@@ -26,7 +26,8 @@ def read_normalized(model: EncoderDecoder, raster: Raster, window: Window) -> Te
     if height <= 0 or width <= 0:
         return torch.full((1, 3, window.height, window.width), float(preprocessor.pad_value), device=device)
     image = raster.read(Window(window.top, window.left, height, width))
-    if not preprocessor._channel_conversion:  # of what LoadImageFromFile reads as BGR
+    # OneDL's name, upstream's name; LoadImageFromFile reads BGR
+    if not getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'channel_conversion', False)):
         image = image[::-1].copy()
     pixels = torch.from_numpy(image).to(device).float()
     if preprocessor._enable_normalize:
