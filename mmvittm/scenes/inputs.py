@@ -1,11 +1,12 @@
 """Input of a segmentor, read and prepared window by window."""
 
+import copy
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmseg.models import EncoderDecoder
+from mmseg.structures import SegDataSample
 from rich.progress import Progress
 from torch import Tensor
 
@@ -20,19 +21,15 @@ def padded_size(model: EncoderDecoder, raster: Raster) -> tuple[int, int]:
 
 def read_normalized(model: EncoderDecoder, raster: Raster, window: Window) -> Tensor:
     """Read the input ``(1, 3, height, width)`` of a window, which may reach over the image's end; that is padded."""
-    preprocessor, device = model.data_preprocessor, next(model.parameters()).device
+    preprocessor = copy.copy(model.data_preprocessor)
+    preprocessor.test_cfg = dict(size=(window.height, window.width))  # it pads to
     height = min(window.height, raster.size[0] - window.top)
     width = min(window.width, raster.size[1] - window.left)
     if height <= 0 or width <= 0:
-        return torch.full((1, 3, window.height, window.width), float(preprocessor.pad_value), device=device)
-    image = raster.read(Window(window.top, window.left, height, width))
-    # OneDL's name, upstream's name; LoadImageFromFile reads BGR
-    if not getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'channel_conversion', False)):
-        image = image[::-1].copy()
-    pixels = torch.from_numpy(image).to(device).float()
-    if preprocessor._enable_normalize:
-        pixels = (pixels - preprocessor.mean) / preprocessor.std
-    return F.pad(pixels[None], (0, window.width - width, 0, window.height - height), value=preprocessor.pad_value)
+        padding = preprocessor.pad_value if hasattr(preprocessor, 'pad_value') else preprocessor.pad_val  # upstream's
+        return torch.full((1, 3, window.height, window.width), float(padding), device=preprocessor.device)
+    image = raster.read(Window(window.top, window.left, height, width))[::-1].copy()  # BGR, as LoadImageFromFile reads
+    return preprocessor(dict(inputs=[torch.from_numpy(image)], data_samples=[SegDataSample()]), False)['inputs']
 
 
 def label_map(logits: Tensor) -> np.ndarray:
