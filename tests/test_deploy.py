@@ -16,6 +16,7 @@ from helpers.tiny import images, one_thread, randomize, tiny_vittm
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmpretrain.models import VisionTransformer
+from mmseg.models import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 from torch import nn
 
@@ -24,7 +25,7 @@ from mmvittm.apis.tasks import inference_network
 from mmvittm.deploy import FORMATS, verify
 from mmvittm.deploy.base import Session
 from mmvittm.deploy.images import FITS, prepare, read_image
-from mmvittm.deploy.metadata import ExportMetadata, class_names
+from mmvittm.deploy.metadata import ExportMetadata, class_names, normalisation
 from mmvittm.deploy.predict import eager_predictor, exported_predictor, load_exported, load_model, run_exported
 from mmvittm.deploy.program import export_program
 from mmvittm.errors import UserError
@@ -251,6 +252,12 @@ def test_an_image_is_prepared_as_by_the_model(segmentor_file, models):
     got, content = prepare(image, load_exported(segmentor_file)[1])
     assert content == TOOL
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(('swaps', 'order'), [(True, 'rgb'), (False, 'bgr')])
+def test_channel_order_of_a_segmentor(swaps, order):
+    preprocessor = SegDataPreProcessor(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], bgr_to_rgb=swaps)
+    assert normalisation(preprocessor) == dict(channel_order=order, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
 
 
 def test_padding_is_in_normalised_units():

@@ -97,8 +97,8 @@ _VALID: dict[str, tuple[Callable[[Any], bool], str]] = dict(
 
 def normalisation(preprocessor: nn.Module) -> dict:
     """Return ``channel_order``, ``mean`` and ``std`` of a data preprocessor of mmseg or mmpretrain."""
-    # to_rgb in mmpretrain, _channel_conversion in mmengine
-    swaps = getattr(preprocessor, 'to_rgb', False) or getattr(preprocessor, '_channel_conversion', False)
+    # of mmpretrain, of OneDL's mmseg and of upstream's
+    swaps = any(getattr(preprocessor, name, False) for name in ('to_rgb', '_channel_conversion', 'channel_conversion'))
     mean, std = (0.0,) * 3, (1.0,) * 3
     if getattr(preprocessor, '_enable_normalize', False):
         mean, std = (tuple(values.flatten().tolist()) for values in (preprocessor.mean, preprocessor.std))

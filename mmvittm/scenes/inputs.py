@@ -26,8 +26,8 @@ def read_normalized(model: EncoderDecoder, raster: Raster, window: Window) -> Te
     height = min(window.height, raster.size[0] - window.top)
     width = min(window.width, raster.size[1] - window.left)
     if height <= 0 or width <= 0:
-        padding = preprocessor.pad_value if hasattr(preprocessor, 'pad_value') else preprocessor.pad_val  # upstream's
-        return torch.full((1, 3, window.height, window.width), float(padding), device=preprocessor.device)
+        size = (1, 3, window.height, window.width)
+        return torch.full(size, float(preprocessor.pad_val), device=preprocessor.device)
     image = raster.read(Window(window.top, window.left, height, width))[::-1].copy()  # BGR, as LoadImageFromFile reads
     return preprocessor(dict(inputs=[torch.from_numpy(image)], data_samples=[SegDataSample()]), False)['inputs']
 
