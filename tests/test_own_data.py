@@ -22,8 +22,6 @@ import mmvittm
 from mmvittm.__main__ import main
 from mmvittm.apis.config import build_model, load_config
 
-# mmseg 1.2 of OpenMMLab hands OpenCV an image that is not contiguous, which OpenCV 4.11 refuses
-MMSEG_DRAWS_LABELS = digit_version(mmseg.__version__) >= digit_version('1.3')
 PAGE = (ROOT / 'docs/own-data.md').read_text()
 BLOCKS = re.findall(r'^```(\w+)\n(.*?)^```', PAGE, re.MULTILINE | re.DOTALL)
 CONFIG, LOADER = (
@@ -163,14 +161,17 @@ def test_probability_maps(trained, monkeypatch):
     torch.testing.assert_close(names['probabilities'].sum(0), torch.ones(64, 64))
 
 
+@pytest.mark.skipif(
+    digit_version(mmseg.__version__) < digit_version('1.3'),
+    reason='browse_dataset.py and get_flops.py of mmseg 1.2 fail with OpenCV 4.11 and mmengine 0.10',
+)
 def test_tools_of_mmsegmentation(shell, trained, capfd):
     pytest.importorskip('seaborn')
     assignment, *lines = lines_of('## Tools of MMSegmentation')
     assert assignment.endswith('.mim/tools/analysis_tools')
     for line in lines:
-        if 'browse_dataset' not in line or MMSEG_DRAWS_LABELS:
-            shell(line)
-    assert not MMSEG_DRAWS_LABELS or {path.name for path in (trained / 'browsed').iterdir()} == {'0001.jpg', '0003.jpg'}
+        shell(line)
+    assert {path.name for path in (trained / 'browsed').iterdir()} == {'0001.jpg', '0003.jpg'}
     assert (trained / 'loss.png').stat().st_size > 1000
     assert re.search(r'Params: [\d.]+M', capfd.readouterr().out)
 

@@ -89,6 +89,7 @@ def test_averaged_weights_and_hash(publish, trained, config, tmp_path):
     assert path.name == f'small-{sha256(path.read_bytes()).hexdigest()[:8]}.pth'
     with warnings.catch_warnings():
         warnings.simplefilter('error')
+        warnings.filterwarnings('ignore', 'TypedStorage is deprecated')  # torch 2.1 warns of itself
         checkpoint = torch.load(path, weights_only=True)
     assert checkpoint.keys() == {'meta', 'state_dict'}
     assert checkpoint['meta']['iter'] == 7 and 'cfg' not in checkpoint['meta']

@@ -145,11 +145,12 @@ def draw(frame: pd.DataFrame, shown: pd.DataFrame, folder: Path) -> None:
 def readme_table(shown: pd.DataFrame) -> str:
     """A line per measurement and run mode, a column per model."""
     rows = shown[[bool(MEASUREMENTS[name].get('readme')) for name in shown['measurement']]]
-    keys = ['title', 'mode', 'model']
-    table = rows.assign(**cells(rows, CELL)).drop_duplicates(keys).set_index(keys)['cell'].unstack(sort=False)
-    order = [model for model in dict.fromkeys(MODELS.values()) if model in table]
-    lines = dict.fromkeys(zip(rows['title'], rows['mode'], strict=True))  # unstack sorts in older pandas
-    return markdown(table.loc[list(lines), order].fillna('–').reset_index(names=['', 'run mode']))
+    line, model = ['title', 'mode'], 'model'
+    unique = rows.assign(**cells(rows, CELL)).drop_duplicates([*line, model])
+    table = unique.pivot(index=line, columns=model, values='cell')
+    lines = pd.MultiIndex.from_frame(unique[line].drop_duplicates())  # in the order of the plan
+    columns = [name for name in dict.fromkeys(MODELS.values()) if name in table]
+    return markdown(table.reindex(index=lines, columns=columns).fillna('–').reset_index(names=['', 'run mode']))
 
 
 def renewed(page: str, text: str) -> str:
