@@ -41,7 +41,7 @@ def full_disk():
 def run_tool(tmp_path_factory):
     """``run_tool('dir/tool.py', *args)`` runs a script of tools/ as a user would; its output is captured as text.
 
-    Each call is a process of its own, forked from one that has imported the libraries, which takes a user six seconds.
+    Each call is a process of its own, but forked from one that has imported the libraries: that takes six seconds.
     """
     # One thread: the OpenMP runtimes of torch and scikit-learn spin against each other on a busy machine. The
     # checkout comes first on the path, so that no other installed version is tested.

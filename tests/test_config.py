@@ -168,6 +168,7 @@ def test_place_outside_the_model(registry, part, options, sentence):
 @pytest.mark.parametrize(
     ('options', 'sentence'),
     [
+        ({'runner_type': 'FlexRunner'}, "unknown runner_type 'FlexRunner': choose one of FlexibleRunner, Runner"),
         (
             {'optim_wrapper.optimizer.type': 'Adamm'},
             "optim_wrapper.optimizer: unknown type 'Adamm', did you mean",

@@ -82,7 +82,9 @@ def build_runner(cfg: Config, allow_pickle: bool = False, verbose: bool = True) 
     hooks = cfg.get('default_hooks') or {}
     cfg.default_hooks = {name: hook for name, hook in hooks.items() if hook is not None or name in _MMENGINE_HOOKS}
     with explain_config_errors(cfg):
-        runner_class = RUNNERS.get(cfg.get('runner_type', 'Runner'))
+        if (runner_class := RUNNERS.get(cfg.get('runner_type', 'Runner'))) is None:
+            known = ', '.join(sorted(RUNNERS.module_dict))
+            raise UserError(f'unknown runner_type {cfg.runner_type!r}: choose one of {known}')
         runner = (runner_class if verbose else type('QuietRunner', (_Quiet, runner_class), {})).from_cfg(cfg)
     if not verbose and not any(isinstance(hook, ProgressBarHook) for hook in runner.hooks):
         runner.register_hook(ProgressBarHook())
