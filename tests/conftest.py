@@ -37,30 +37,40 @@ def full_disk():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.fixture(scope='session')
-def run_tool(tmp_path_factory):
-    """``run_tool('dir/tool.py', *args)`` runs a script of tools/ as a user would; its output is captured as text.
+# One thread: the OpenMP runtimes of torch and scikit-learn spin against each other on a busy machine. The checkout
+# comes first on the path, so that no other installed version is tested.
+ENVIRONMENT = dict(
+    PYTHONPATH=os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))),
+    OMP_NUM_THREADS='1', COLUMNS='120', PYTHONIOENCODING='utf-8',
+)  # fmt: skip
 
-    Each call is a process of its own, but forked from one that has imported the libraries: that takes six seconds.
+
+@pytest.fixture(scope='session')
+def fresh_processes():
+    """A context of multiprocessing whose processes are forked from one that has imported the libraries.
+
+    Importing them takes six seconds.
     """
-    # One thread: the OpenMP runtimes of torch and scikit-learn spin against each other on a busy machine. The
-    # checkout comes first on the path, so that no other installed version is tested.
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
-    env = dict(PYTHONPATH=path, OMP_NUM_THREADS='1', COLUMNS='120', PYTHONIOENCODING='utf-8')
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['helpers.preloaded'])
-    folder = tmp_path_factory.mktemp('tools')
-    with mock.patch.dict(os.environ, dict(env, PYTHONPATH=os.pathsep.join((str(ROOT / 'tests'), path)))):
+    path = os.pathsep.join((str(ROOT / 'tests'), ENVIRONMENT['PYTHONPATH']))
+    with mock.patch.dict(os.environ, ENVIRONMENT, PYTHONPATH=path):
         ensure_running()
+    return context
+
+
+@pytest.fixture(scope='session')
+def run_tool(fresh_processes, tmp_path_factory):
+    """``run_tool('dir/tool.py', *args)`` runs a script of tools/ as a user would; its output is captured as text."""
+    files = [tmp_path_factory.mktemp('tools') / name for name in ('stdout', 'stderr')]
 
     def run(tool, *args):
-        files = [folder / 'stdout', folder / 'stderr']
         argv = [str(ROOT / 'tools' / tool), *map(str, args)]
-        process = context.Process(target=run_script, args=(argv, Path.cwd(), dict(os.environ, **env), *files))
+        arguments = argv, Path.cwd(), dict(os.environ, **ENVIRONMENT), *files
+        process = fresh_processes.Process(target=run_script, args=arguments)
         process.start()
         process.join()
-        out, err = (file.read_text(encoding='utf-8') for file in files)
-        return subprocess.CompletedProcess(argv, process.exitcode, out, err)
+        return subprocess.CompletedProcess(argv, process.exitcode, *(path.read_text('utf-8') for path in files))
 
     return run
 

@@ -1,6 +1,7 @@
 """Segmentation of scenes in parts: the numbers of the whole, files read and written in windows, and bad input."""
 
 import hashlib
+from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -195,8 +196,9 @@ def test_interpolation_in_parts(size):
     torch.testing.assert_close(torch.cat(parts, 2), expected)
 
 
-def test_memory_stays_within_its_limit():
-    net, image, limit = model(), photograph(768, 768), 16e6
+def measured_peaks(limit):
+    """Return the chunk for a limit of memory, and the peaks in chunks and as a whole."""
+    net, image = model(), photograph(768, 768)
     scene_model = SceneModel(net)
     chunk = scene_model.chunk_within(limit, image.shape[:2], resident=0)
 
@@ -207,12 +209,19 @@ def test_memory_stays_within_its_limit():
                 scene.logits(window)
 
     windows()  # libraries allocate once
-    taken = peak_memory(windows)
+    return chunk, peak_memory(windows), peak_memory(lambda: whole_logits(net, image))
+
+
+def test_memory_stays_within_its_limit(fresh_processes):
+    """In a process of its own: what the allocator keeps of earlier tests would count."""
+    limit = 16e6
+    with ProcessPoolExecutor(1, mp_context=fresh_processes) as pool:
+        chunk, taken, whole = pool.submit(measured_peaks, limit).result()
     if taken is None:
         pytest.skip('the system does not tell the peak')
     assert chunk < 192**2 / 4
     assert taken < limit
-    assert peak_memory(lambda: whole_logits(net, image)) > 3 * limit
+    assert whole > 3 * limit
 
 
 # Files

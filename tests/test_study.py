@@ -259,6 +259,7 @@ def test_hash_of_unchanged_settings_stays(study_tool):
 def test_every_shipped_study_can_be_read(study_tool, tmp_path):
     for path in study_tool.STUDIES.glob('*.yml'):
         name, study = study_tool.load_study(path.stem)
+        study['repeats']['values'] = study['repeats']['values'][:2]
         runs = study_tool.build_runs(study, {}, tmp_path)
         hashes = {run.hash for run in runs}
         assert len(hashes) == len(runs) == len(study['configs']) * len(study['repeats']['values']), name

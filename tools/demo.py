@@ -33,7 +33,9 @@ SHOWN = 'ViTTM-T 16/32'  # the model whose predictions are drawn
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='folder of all results')
-    parser.add_argument('--iters', type=int, help='training iterations per model (default: from the demo schedule)')
+    parser.add_argument(
+        '--iters', type=int, help='training iterations per model (default: the schedule), and rounds of timing at most'
+    )
     return parser.parse_args()
 
 
@@ -78,7 +80,7 @@ def main() -> None:
         run(console, f'3/5 Test {model}', 'test.py', config, checkpoint, *outputs)
     predictions = folders[SHOWN] / 'predictions'
     run(console, '4/5 Draw predictions', 'prediction_grid.py', configs[SHOWN], predictions, '--out', drawn)
-    timing = ['--shape', 512, '--rounds', 20, '--out', fps]
+    timing = ['--shape', 512, '--rounds', min(20, args.iters or 20), '--out', fps]
     report = fps.with_suffix('.txt')
     run(console, '5/5 Measure the speed', 'fps_benchmark.py', *configs.values(), *timing, output=report)
 
