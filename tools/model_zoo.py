@@ -54,10 +54,9 @@ def accuracies() -> Iterator[tuple[str, str]]:
         for model, config in study['configs'].items():
             own = runs[runs.model == model]
             if len(own):
-                low, high = interval(own[metric])
-                length = f'{len(own)} {repeat}s, {own.length.max()} steps'
+                error = f'{between(*interval(own[metric]))}; {len(own)} {repeat}s' if len(own) > 1 else f'one {repeat}'
                 name = '' if metric == 'mIoU' else f' {metric}'
-                yield f'configs/{config}', f'{own[metric].mean():.1f}{name} ({between(low, high)}; {length})'
+                yield f'configs/{config}', f'{own[metric].mean():.1f}{name} ({error}, {own.length.max()} steps)'
 
 
 def measurements() -> Iterator[tuple[str, dict]]:
