@@ -1,4 +1,4 @@
-"""What a forked tool has already imported, and how it runs."""
+"""Imports of the libraries for tools that tests fork, and the entry point of such a tool."""
 
 import atexit
 import multiprocessing
