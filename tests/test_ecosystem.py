@@ -9,7 +9,7 @@ import zipfile
 import pytest
 import torch
 from conftest import ROOT
-from helpers.tiny import tiny_backbone
+from helpers.tiny import build_on_meta, tiny_backbone
 from mmengine.config import Config
 
 import mmvittm
@@ -64,7 +64,7 @@ def test_backbone_in_a_users_config(tmp_path, model, shape):
 def test_every_config_builds_and_runs(config):
     """Runs on the meta device, which computes shapes only."""
     cfg = load_config(CONFIGS / config)
-    model = build_model(cfg).eval().to('meta')
+    model = build_on_meta(cfg)
     logits = model(torch.empty(1, 3, *cfg.crop_size, device='meta'))
     assert logits.shape[1] == model.decode_head.num_classes
     train_size = cfg.get('window_size', cfg.crop_size)  # the Earth is trained in windows and tested whole

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers.tiny import one_thread  # noqa: F401
+from helpers.tiny import build_on_meta, one_thread  # noqa: F401
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATA_SAMPLERS, PARAM_SCHEDULERS, TRANSFORMS, DefaultScope
@@ -92,7 +92,7 @@ def test_fine_tuning_starts_from_its_own_pretraining(config):
 def test_every_classifier_builds_and_classifies(config):
     """On the meta device, which computes shapes only."""
     cfg = load_config(CONFIGS / config)
-    model = build_model(cfg).eval().to('meta')
+    model = build_on_meta(cfg)
     side = cfg.model.backbone.img_size
     logits = model(torch.empty(2, 3, side, side, device='meta'))
     assert logits.shape == (2, cfg.model.head.num_classes)
@@ -118,7 +118,7 @@ def test_baselines_are_trained_by_the_same_recipe(size, config):
 @pytest.mark.parametrize('config', ['vittm/vittm-b_28-28_in21k-p-pre_16xb128-300e_in1k.py'])
 def test_no_decay_on_norms_biases_and_position_embeddings(config):
     cfg = load_config(CONFIGS / config)
-    model = build_model(cfg).to('meta')
+    model = build_on_meta(cfg)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decays = {
         names[id(parameter)]: group['weight_decay']
@@ -191,7 +191,7 @@ DECAY = {
 def test_layer_wise_decay_is_an_option(config, options, head):
     """The command of docs/recipe.md: block i of 12 learns at 0.75^(12-i) of the head's rate."""
     cfg = load_config(CONFIGS / 'vittm' / config, options)
-    model = build_model(cfg).to('meta')
+    model = build_on_meta(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
     scales = {group['param_name']: group['lr_scale'] for group in groups}

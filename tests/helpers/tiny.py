@@ -1,9 +1,14 @@
-"""A ViTTM small enough to try every combination of components, and their names."""
+"""A ViTTM small enough to try every combination of components and their names; large models without their weights."""
+
+from functools import partial
+from unittest import mock
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
+from mmvittm.apis.config import build_model
 from mmvittm.registry import MODELS
 
 HEADS = ('LinearAttention', 'CrossAttention', 'LatentAttention', 'LatentCrossAttention', 'TokenLearner', 'DynaMixer')
@@ -48,6 +53,13 @@ def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
 
 def images(batch: int = 2, height: int = 16, width: int = 16, seed: int = 1) -> torch.Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def build_on_meta(cfg: Config) -> nn.Module:
+    """Build a model in eval mode on the meta device, which computes shapes only and draws no weights."""
+    # mmseg's and mmpretrain's stochastic depth reads its rates from a tensor
+    with torch.device('meta'), mock.patch('torch.linspace', partial(torch.linspace, device='cpu')):
+        return build_model(cfg).eval().to('meta')
 
 
 @pytest.fixture(autouse=True, scope='module')
