@@ -16,8 +16,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the files that fork this process: a fork cannot train once its parent has."""
-    items.sort(key=lambda item: not hasattr(item.module, 'fork'))
+    """Begin with the files that fork this process, since a fork cannot train once its parent has; then run tools.
+
+    Files that run tools take longest: if they came last, one worker would wait for the other.
+    """
+    items.sort(
+        key=lambda item: (not hasattr(item.module, 'fork'), 'fresh_processes' not in getattr(item, 'fixturenames', ()))
+    )
 
 
 @pytest.fixture(autouse=True)

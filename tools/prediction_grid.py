@@ -1,4 +1,4 @@
-"""Draw test images of a config beside their ground truth and prediction, with a legend of the classes."""
+"""Draw test images of a config above their ground truth and prediction, with a legend of the classes."""
 
 import argparse
 from pathlib import Path
@@ -19,7 +19,7 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 
-COLUMNS = ('image', 'ground truth', 'prediction')
+ROWS = ('image', 'ground truth', 'prediction')
 UNLABELLED = (0, 0, 0)
 
 
@@ -46,7 +46,7 @@ def test_set(cfg: Config):
     return DATASETS.build({**cfg.test_dataloader.dataset, 'pipeline': []})
 
 
-def rows(dataset, predictions: Path, count: int):
+def columns(dataset, predictions: Path, count: int):
     """Yield name, image, ground truth and prediction of ``count`` images, the last two as label maps."""
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int):
         info = dataset.get_data_info(int(index))
@@ -66,16 +66,17 @@ def main() -> None:
         raise UserError(f'--images must be at least 1, not {args.images}')
     dataset = test_set(load_config(args.config))
     palette = np.array(dataset.metainfo['palette'], np.uint8)
-    drawn = list(rows(dataset, args.predictions, args.images))
+    drawn = list(columns(dataset, args.predictions, args.images))
 
-    figure, axes = plt.subplots(len(drawn), 3, figsize=(9, 3 * len(drawn) + 0.8), squeeze=False, layout='constrained')
-    for axis, title in zip(axes[0], COLUMNS, strict=True):
-        axis.set_title(title)
-    for line, (name, image, truth, prediction) in zip(axes, drawn, strict=True):
-        for axis, panel in zip(line, (image, paint(truth, palette), paint(prediction, palette)), strict=True):
+    size = (2.5 * len(drawn), 8.5)  # inches
+    figure, axes = plt.subplots(len(ROWS), len(drawn), figsize=size, squeeze=False, layout='constrained')
+    for axis, label in zip(axes[:, 0], ROWS, strict=True):
+        axis.set_ylabel(label)
+    for column, (name, image, truth, prediction) in zip(axes.T, drawn, strict=True):
+        column[0].set_title(name)
+        for axis, panel in zip(column, (image, paint(truth, palette), paint(prediction, palette)), strict=True):
             axis.imshow(panel)
             axis.set(xticks=[], yticks=[])
-        line[0].set_ylabel(name)
     legend = [
         Patch(facecolor=colour / 255, edgecolor='grey', label=label)
         for label, colour in zip(dataset.metainfo['classes'], palette, strict=True)

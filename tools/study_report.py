@@ -71,6 +71,17 @@ def plot_tradeoff(runs: pd.DataFrame, study: dict, speed: pd.DataFrame, path: Pa
     save(figure, path)
 
 
+def plot_runs(runs: pd.DataFrame, study: dict, repeat: str, path: Path) -> None:
+    """The metric of every run, with a line through the models of each fold or seed."""
+    figure = Figure(figsize=(6, 4), layout='constrained')
+    table = runs.pivot(index='model', columns=repeat, values=study['metric'])
+    table = table.loc[[model for model in study['configs'] if model in table.index]]
+    axes = table.rename(columns=lambda value: f'{repeat} {value}').plot(ax=figure.add_subplot(), marker='o')
+    axes.set_xticks(range(len(table)), table.index, rotation=20, ha='right')
+    axes.set(xlabel='', ylabel=study['metric'])
+    save(figure, path)
+
+
 def plot_curves(curves: pd.DataFrame, study: dict, repeat: str, path: Path) -> None:
     """Mean validation metric over the training."""
     figure = Figure(figsize=(6, 4), layout='constrained')
@@ -120,7 +131,10 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     if speed is not None:
         text.append(f'![{metric} against time per image, 95 % intervals](images/study_{name}_speed.png)\n')
         plot_tradeoff(runs, study, speed, images / f'study_{name}_speed.png')
-    if 'curves' in tables:
+    if runs[repeat].nunique() > 1:
+        text.append(f'![{metric} of every run](images/study_{name}_runs.png)\n')
+        plot_runs(runs, study, repeat, images / f'study_{name}_runs.png')
+    if 'curves' in tables and tables['curves'].step.nunique() > 1:
         text.append(f'![{metric} over the training](images/study_{name}_curves.png)\n')
         plot_curves(tables['curves'], study, repeat, images / f'study_{name}_curves.png')
     replace_section(page, name, '\n'.join(text))
