@@ -65,8 +65,8 @@ def measurements() -> Iterator[tuple[str, dict]]:
         study, results = yaml.safe_load(path.read_text()), Path('results', path.stem, 'speed.csv')
         for row in pd.read_csv(results).to_dict('records') if results.is_file() else []:
             yield f'configs/{study["configs"][row["model"]]}', cells(row['ms'], row['GMACs'], row['parameters'])
-    for path in sorted(Path('results/speed').glob('fps-*.csv')):
-        frame = pd.read_csv(path)
+    frames = [pd.read_csv(path) for path in Path('results/speed').glob('fps-*.csv')]
+    for frame in sorted(frames, key=lambda frame: frame['date'].max()):  # the newest counts
         chosen = frame['measures'].str.startswith('backbone, neck') & frame['mode'].eq('torch fp32')
         for row in frame[chosen & frame['batch'].eq(1) & frame['swept.name'].isna()].to_dict('records'):
             macs, parameters = row['macs_per_image'] / 1e9, row['parameters'] / 1e6

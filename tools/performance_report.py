@@ -29,6 +29,10 @@ from mmvittm.fileio import atomic_path, require_writable
 PLAN = load(Path(__file__).with_suffix('.yaml'))
 MEASUREMENTS: dict[str, dict] = PLAN['measurements']
 MODELS = {config: model for group in PLAN['models'].values() for model, config in group.items()}
+# a group of all configs that are in no other, for the model zoo
+PLAN['models']['zoo'] = {
+    path.stem: str(path) for path in sorted(Path('configs').glob('vit*/*.py')) if str(path) not in MODELS
+}
 DOC, README, RESULTS = Path('docs/performance.md'), Path('README.md'), Path('results/speed')
 REPOSITORY = 'https://github.com/mmvittm/mmvittm/blob/main'
 BEGIN, END = '<!-- begin generated -->', '<!-- end generated -->'
