@@ -55,7 +55,7 @@ test-upstream: $(UPSTREAM)/.installed
 	$(PYTEST_ENV) $(UPSTREAM)/bin/python -m pytest $(PYTEST_ARGS) $(EXPORTING)
 	$(PYTEST_ENV) $(UPSTREAM)/bin/python -m pytest $(PYTEST_ARGS) $(addprefix --ignore=,$(EXPORTING))
 
-# Takes about 25 minutes; run nothing else meanwhile.
+# Run nothing else meanwhile; an interrupted run continues.
 benchmark: $(VENV)/.installed
 	$(BIN)/python tools/performance_report.py
 

@@ -2,8 +2,8 @@
 
 Each measurement runs tools/fps_benchmark.py in its own process and keeps its JSON in --out-dir, so that an interrupted
 run continues. The results file is named by hardware and versions; its rows of the same measurement are replaced. The
-plots and the tables of docs/performance.md and README.md are made from that file. Takes about 25 minutes on two cores
-that do nothing else; --only measures a part.
+plots and the tables of docs/performance.md and README.md are made from that file. The machine must do nothing
+else; --only measures a part.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -195,4 +196,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # removes the temporary pages
     run_tool(main)
