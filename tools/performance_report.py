@@ -49,7 +49,7 @@ TABLE = {
     '95 % interval': '{speed_ratio_same_mode.low:.2f}–{speed_ratio_same_mode.high:.2f}',
     'peak memory, MB': '{mb:.0f}',
 }
-CELL = {'cell': '{time_ms.median:.0f} ms, {speed_ratio.median:.2f}×'}
+CELL = {'cell': '{speed_ratio.median:.2f}×'}
 
 
 def parse_args() -> argparse.Namespace:
@@ -141,10 +141,11 @@ def draw(frame: pd.DataFrame, shown: pd.DataFrame, folder: Path) -> None:
     if len(ratios):
         labels = [f'{row["title"]}: {row["model"]}\n{row["mode"]}' for _, row in ratios.iterrows()]
         save(folder / 'ratios.png', lambda axes: plot_ratios(ratios, axes, labels), height=0.4 * len(ratios) + 1)
-    # sweeps share sizes: the first measurement of each counts
-    swept = frame.dropna(subset='swept.size').drop_duplicates(['config', 'swept.size']) if 'swept.size' in frame else ()
-    if len(swept):
-        save(folder / 'latency.png', lambda axes: plot_growth(swept, axes))
+    plots = frame['measurement'].map(lambda name: MEASUREMENTS.get(name, {}).get('plot'))
+    for plot, swept in frame.groupby(plots):
+        # sweeps share sizes: the first measurement of each counts
+        unique = swept.assign(config=swept['model']).drop_duplicates(['config', 'swept.size'])
+        save(folder / f'{plot}.png', lambda axes, rows=unique: plot_growth(rows, axes))
 
 
 def readme_table(shown: pd.DataFrame) -> str:
