@@ -169,17 +169,13 @@ def test_entry_config_in_full_size(run_tool, tiny_ade, tmp_path):
         'train_cfg.val_interval=1',
         'val_dataloader.dataset.indices=1',
         'default_hooks.logger.interval=1',
-        'default_hooks.checkpoint.interval=1',
         'default_hooks.checkpoint.save_best=None',
-        'default_hooks.checkpoint.save_optimizer=False',
+        'default_hooks.checkpoint.save_last=False',
     ]
     done = run_tool('train.py', ENTRY, '--work-dir', tmp_path, '--cfg-options', *options)
     assert done.returncode == 0, done.stderr
     assert 'training 1/1' in done.stdout
-    options = [*data_options(tiny_ade, 2), 'test_dataloader.dataset.indices=1']
-    done = run_tool('test.py', ENTRY, tmp_path / 'iter_1.pth', '--work-dir', tmp_path, '--cfg-options', *options)
-    assert done.returncode == 0, done.stderr
-    assert 'mIoU' in done.stdout + done.stderr
+    assert 'mIoU' in done.stdout
 
 
 def test_classifier(run_tool, tmp_path):
