@@ -60,8 +60,8 @@ class ViTTMLayer(BaseModule):
         """Run the block.
 
         Args:
-            streams (Streams): Process tokens ``(B, Np, C)`` and memory tokens ``(B, Nm, C)``, where B counts every region
-                of every image.
+            streams (Streams): Process tokens ``(B, Np, C)`` and memory tokens ``(B, Nm, C)``, where B is the number of
+                images times ``regions``.
             read_fusion (Fusion): Combines process tokens and read.
             write_fusion (Fusion): Combines memory tokens and write.
             write (bool): False skips the write and leaves the memory as the read saw it, for a last block whose memory
@@ -384,7 +384,10 @@ class ViTTM(
         self._check_tokens(streams)
         regions = self.regions_of(grids)
         if regions != (1, 1):
-            streams = Streams(*(split_regions(tokens, grid, regions) for tokens, grid in zip(streams, grids, strict=True)))
+            process, memory = (
+                split_regions(tokens, grid, regions) for tokens, grid in zip(streams, grids, strict=True)
+            )
+            streams = Streams(process, memory)
         run_blocks = self._run_blocks if self.memory_chunk is None else self._run_blocks_in_chunks
         after = run_blocks(streams, regions[0] * regions[1])
         return tuple(self._output(stream, after[index], grids, regions) for index, stream in self._outputs)
@@ -407,15 +410,15 @@ class ViTTM(
         """
         if self.rw_region is None:
             return 1, 1
-        regions = tuple(max(1, tokens // step) for tokens, step in zip(grids.process, self.rw_region, strict=True))
-        for process, memory, step, count in zip(*grids, self.rw_region, regions, strict=True):
+        rows, columns = (max(1, tokens // step) for tokens, step in zip(grids.process, self.rw_region, strict=True))
+        for process, memory, step, count in zip(*grids, self.rw_region, (rows, columns), strict=True):
             if process != step * count or memory % count:
                 raise UserError(
                     f'regions of {self.rw_region[0]}×{self.rw_region[1]} process tokens do not divide grids of '
                     f'{grids.process[0]}×{grids.process[1]} process and {grids.memory[0]}×{grids.memory[1]} memory '
                     'tokens: choose another rw_region, or images of another size'
                 )
-        return regions
+        return rows, columns
 
     def _fixed_component(self) -> nn.Module | None:
         """The read/write head or fusion that is built for a fixed number of tokens, if there is one."""
@@ -450,7 +453,8 @@ class ViTTM(
     def _run_blocks_in_chunks(self, streams: Streams, regions: int) -> dict[int, Streams]:
         """Do the same with memory in chunks; where no output depends on the memory, the result has none."""
         after = {}
-        process, chunks = streams.process, list(streams.memory.split(max(1, self.memory_chunk // regions), 1))
+        chunk = cast(int, self.memory_chunk)
+        process, chunks = streams.process, list(streams.memory.split(max(1, chunk // regions), 1))
         for index in range(self._depth):
             layer = self.layers[index]
             process = layer.forward_chunks(
