@@ -102,14 +102,16 @@ MODELS = {
     'memory MLP': dict(memory_block=dict(type='MemoryMLP', mlp_ratio=2)),
     'cross attention': dict(rw_head=dict(type='CrossAttention')),
     'feature pyramid': dict(outputs=4, head=FPN, neck=FPN_NECK),
+    'regions': dict(rw_region=(4, 2), process_embed=dict(type='PooledTokens', grid=4)),
+    'concat by region': dict(stream='concat', rw_region=(4, 2), process_embed=dict(type='PooledTokens', grid=4)),
 }
 SIZES = {'the trained size': (32, 48), 'a larger size': (128, 160), 'a size of broken patches': (101, 75)}
-# without the pyramid on broken patches: it resizes maps of odd sizes by uneven factors
+# not on broken patches: the pyramid resizes maps of odd sizes by uneven factors, and regions do not divide them
 CASES = {
     f'{name} at {size}': (MODELS[name], SIZES[size])
     for name in MODELS
     for size in SIZES
-    if (name, size) != ('feature pyramid', 'a size of broken patches')
+    if size != 'a size of broken patches' or name not in ('feature pyramid', 'regions', 'concat by region')
 }
 
 
@@ -359,6 +361,7 @@ BAD_MODELS = {
     'process patches': (dict(process_embed=dict(type='PatchTokens', patch_size=8)), 'must be PooledTokens'),
     'fixed tokens': (dict(rw_head=dict(type='TokenLearner')), 'TokenLearner takes one number of tokens only'),
     'fixed fusion': (dict(fusion=dict(type='AddEraseFusion')), 'AddEraseFusion takes one number of tokens only'),
+    'regions of some rows': (dict(rw_region=(2, 4)), 'rw_region must have all rows of the process grid'),
     'mixed memory': (dict(memory_block=dict(type='MemoryConvNeXt')), 'MemoryConvNeXt mixes memory tokens'),
     'process maps': (dict(stream='process'), 'out_stream must be memory or concat'),
     'pyramid pooling': (

@@ -74,6 +74,11 @@ def test_recorded_tokens_and_maps_are_the_models(chunk):
     assert not layer.read_head._forward_hooks
 
 
+def test_regions_cannot_be_drawn():
+    with pytest.raises(UserError, match='a ViTTM with rw_region has a map for each region'):
+        record(tiny_vittm(rw_region=(1, 1)), images(1))
+
+
 def test_a_write_without_effect_is_not_recorded():
     blocks = record(tiny_vittm(), images(1)).blocks
     assert [block.write is None for block in blocks] == [False, True]

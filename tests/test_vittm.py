@@ -112,6 +112,72 @@ def test_memory_in_chunks_takes_less_memory():
     assert saved(memory_chunk=64) < saved() / 4
 
 
+def in_regions(model, x, regions):
+    """Outputs for 'tokens', with each read and write computed for one region after the other."""
+    (process, memory), grids = model._embed(x)
+    process_regions, memory_regions = (
+        torch.arange(rows)[:, None] * regions[0] // rows * regions[1] + torch.arange(columns) * regions[1] // columns
+        for rows, columns in grids
+    )
+    inside = [(process_regions.flatten() == index, memory_regions.flatten() == index) for index in range(4)]
+
+    def write(query):
+        update = torch.zeros_like(query)
+        for own_process, own_memory in inside:
+            update[:, own_memory] = layer.write_head(process[:, own_process], query[:, own_memory])
+        return update
+
+    for layer in model.layers:
+        process, memory = layer.read_norm(process), layer.read_norm(memory)
+        read = torch.zeros_like(process)
+        for own_process, own_memory in inside:
+            read[:, own_process] = layer.read_head(memory[:, own_memory], process[:, own_process])
+        process = layer.write_norm(layer.vit_block(model.read_fusion(process, read)))
+        memory = layer.write(memory, write, model.write_fusion)
+    return model.process_norm(process), memory
+
+
+@pytest.mark.parametrize('head', ['LinearAttention', 'CrossAttention'])
+@pytest.mark.parametrize('options', [{}, dict(memory_chunk=12), dict(with_cp=True)])
+def test_reads_and_writes_stay_in_their_region(head, options):
+    image = images(2, 16, 32).double()
+    model = tiny_vittm(head, memory_block='MemoryMLP', rw_region=(1, 2), out_stream='tokens', **options).double()
+    expected = in_regions(model, image, (2, 2))
+    for ours, theirs in zip(model(image)[0], expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+    loss = sum(tokens.square().sum() for tokens in model(image)[0])
+    loss.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_maps_of_regions_are_in_order():
+    image = images(1, 16, 32)
+    options = dict(rw_region=(1, 2), out_indices=(1, 1))
+    process, memory = tiny_vittm(out_stream=('process', 'concat'), **options)(image)
+    (tokens,) = tiny_vittm(out_stream='tokens', rw_region=(1, 2))(image)
+    assert torch.equal(memory[:, 16:], tokens.memory.transpose(1, 2).unflatten(2, (4, 8)))
+    assert process.shape == (1, 16, 2, 4)
+
+
+def test_one_region_is_the_whole_image():
+    options = dict(out_indices=(0, 1), out_stream='concat')
+    assert torch.equal(tiny_vittm(rw_region=(2, 2), **options)(images())[1], tiny_vittm(**options)(images())[1])
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (dict(rw_region=(1, 0)), r'rw_region must be a whole number above 0, not 0'),
+        (dict(rw_region=(1, 1), head='TokenLearner'), 'rw_region does not work with TokenLearner'),
+        (dict(rw_region=(1, 1), fusion='AddEraseFusion'), 'rw_region does not work with AddEraseFusion'),
+        (dict(rw_region=(2, 3)), 'regions of 2×3 process tokens do not divide grids of 2×2 process and 4×4 memory'),
+    ],
+)
+def test_regions_that_cannot_be(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        tiny_vittm(**options)(images())
+
+
 @pytest.mark.parametrize(
     ('options', 'sentence'),
     [

@@ -70,8 +70,10 @@ def record(backbone: ViTTM, image: Tensor) -> Recording:
         image (Tensor): Normalised image ``(1, in_channels, H, W)``.
 
     Raises:
-        UserError: If a read/write head has no attention map.
+        UserError: If a read/write head has no attention map, or reads and writes are by region.
     """
+    if backbone.rw_region:
+        raise UserError('a ViTTM with rw_region has a map for each region, which cannot be drawn: use one without')
     backbone, grids, blocks = _copy(backbone), {}, []
     for name in Grids._fields:
         getattr(backbone, f'{name}_embed').register_forward_hook(partial(_keep_grid, grids, name))

@@ -31,6 +31,20 @@ def tokens_to_map(tokens: Tensor, grid: Grid) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
+def split_regions(tokens: Tensor, grid: Grid, regions: Grid) -> Tensor:
+    """Split tokens on a grid into equal regions: ``(B, N, C)`` -> ``(B · regions, N / regions, C)``."""
+    (rows, columns), (down, across) = grid, regions
+    parts = tokens.reshape(-1, down, rows // down, across, columns // across, tokens.shape[2])
+    return parts.transpose(2, 3).reshape(-1, (rows // down) * (columns // across), tokens.shape[2])
+
+
+def merge_regions(tokens: Tensor, grid: Grid, regions: Grid) -> Tensor:
+    """Undo :func:`split_regions`: ``(B · regions, N / regions, C)`` -> ``(B, N, C)``."""
+    (rows, columns), (down, across) = grid, regions
+    parts = tokens.reshape(-1, down, across, rows // down, columns // across, tokens.shape[2])
+    return parts.transpose(2, 3).reshape(-1, rows * columns, tokens.shape[2])
+
+
 def process_map(streams: Streams, grids: Grids) -> Tensor:
     """``(B, C, H', W')`` on the process grid."""
     return tokens_to_map(streams.process, grids.process)

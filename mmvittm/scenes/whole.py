@@ -6,6 +6,7 @@ tokens of every block. Given these, the memory after every block is a function o
 recomputes the maps of any window from its pixels and decodes them. The state between is one copy of the memory tokens.
 """
 
+import itertools
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models import PatchTokens, ViTTM
-from ..models.streams import tokens_to_map
+from ..models.streams import Grids, merge_regions, split_regions, tokens_to_map
 from .inputs import padded_size, read_normalized, track
 from .locality import measure_locality
 from .rasters import Raster, Window
@@ -102,13 +103,14 @@ def _check(model: EncoderDecoder) -> None:
     backbone = model.backbone
     if not isinstance(backbone, ViTTM):
         raise UserError(f'a {type(backbone).__name__} cannot see a scene in one pass: use a ViTTM, or slide over it')
-    layer = backbone.layers[0]
+    layer, region = backbone.layers[0], backbone.rw_region
     problems = {
         'memory_embed must be PatchTokens': not isinstance(backbone.memory_embed, PatchTokens),
         'process_embed must be PooledTokens, PooledCells or LearnedTokens': backbone.process_embed.from_image,
         f'{type(layer.write_head).__name__} takes one number of tokens only': layer.write_head.fixed_tokens,
         f'{type(backbone.write_fusion).__name__} takes one number of tokens only': backbone.write_fusion.fixed_tokens,
         f'{type(backbone.mixing_memory_block).__name__} mixes memory tokens': backbone.mixing_memory_block is not None,
+        'rw_region must have all rows of the process grid': region and region[0] != backbone.process_embed.grid[0],
         'out_stream must be memory or concat': not {'memory', 'concat'}.issuperset(backbone.out_stream),
         'the decode head must have align_corners=False': model.align_corners,
     }
@@ -144,6 +146,7 @@ class Scene:
         self.padded = padded_size(model.model, raster)
         self.grid = tuple(-(-side // step) for side, step in zip(self.padded, patch, strict=True))
         self.process_grid = model.backbone.process_embed.grid_for(self.grid)
+        self.regions = model.backbone.regions_of(Grids(self.process_grid, self.grid))
         embed = model.backbone.memory_embed
         self._positions = embed.pos_embed.detach().unflatten(1, embed.grid)[0]
         self._resample = [
@@ -168,12 +171,17 @@ class Scene:
             tokens = self._embed(band, range(columns))
             band_map = tokens[0].unflatten(0, (len(band), columns))
             pooled = pooled + torch.einsum('rwc,rg,wh->cgh', band_map, pooling[0][band], pooling[1])
-            chunks.append(tokens)
-        process, _ = backbone.process_embed(pooled[None])
+            chunks.append(split_regions(tokens, (len(band), columns), self.regions))
+        process = split_regions(backbone.process_embed(pooled[None])[0], self.process_grid, self.regions)
         self.process = []
         for index in track(progress, range(self.model.depth), 'running the blocks'):
             process = backbone.layers[index].forward_chunks(
-                process, chunks, backbone.read_fusion, backbone.write_fusion, write=index + 1 < self.model.depth
+                process,
+                chunks,
+                backbone.read_fusion,
+                backbone.write_fusion,
+                write=index + 1 < self.model.depth,
+                regions=self.regions[1],
             )
             self.process.append(process)
 
@@ -200,11 +208,17 @@ class Scene:
         Returns:
             tuple[Tensor, ...]: Maps ``(1, C, rows, columns)``, or ``(1, 2C, …)`` for the stream 'concat'.
         """
+        width = self.grid[1] // self.regions[1]
+        borders = [columns.start, *range(columns.start // width * width + width, columns.stop, width), columns.stop]
+        parts = [self._maps_in_region(rows, range(*ends), ends[0] // width) for ends in itertools.pairwise(borders)]
+        return tuple(torch.cat(maps, 3) for maps in zip(*parts, strict=True))
+
+    def _maps_in_region(self, rows: range, columns: range, region: int) -> tuple[Tensor, ...]:
         backbone = self.model.backbone
         memory, after = self._embed(rows, columns), {}
         for index, process in enumerate(self.process):
             layer = backbone.layers[index]
-            write_head = partial(layer.write_head.update, layer.write_head.summarize(process))
+            write_head = partial(layer.write_head.update, layer.write_head.summarize(process[region : region + 1]))
             memory = layer.write(layer.read_norm(memory), write_head, backbone.write_fusion)
             if index in backbone.out_indices:
                 after[index] = tokens_to_map(memory, (len(rows), len(columns)))
@@ -216,7 +230,7 @@ class Scene:
         )
 
     def _process_map(self, index: int, rows: range, columns: range) -> Tensor:
-        process = tokens_to_map(self.process[index], self.process_grid)
+        process = tokens_to_map(merge_regions(self.process[index], self.process_grid, self.regions), self.process_grid)
         up, across = (
             bilinear(part, cells / total, cells).to(process)
             for part, cells, total in zip((rows, columns), process.shape[2:], self.grid, strict=True)

@@ -18,7 +18,7 @@ from ..builder import build_component, positive_int, size_2d
 from ..fusions import Fusion
 from ..memory_blocks import MemoryBlock
 from ..rw_heads import RWHead
-from ..streams import OUT_STREAMS, Grids, Streams, tokens_to_map
+from ..streams import OUT_STREAMS, Grid, Grids, Streams, merge_regions, split_regions, tokens_to_map
 from ..token_embeds import TokenEmbed
 
 
@@ -54,25 +54,35 @@ class ViTTMLayer(BaseModule):
         self.memory_block = memory_block
         self.drop_path = build_dropout(dict(type='DropPath', drop_prob=rw_drop_path_rate))
 
-    def forward(self, streams: Streams, read_fusion: Fusion, write_fusion: Fusion, write: bool = True) -> Streams:
+    def forward(
+        self, streams: Streams, read_fusion: Fusion, write_fusion: Fusion, write: bool = True, regions: int = 1
+    ) -> Streams:
         """Run the block.
 
         Args:
-            streams (Streams): Process tokens ``(B, Np, C)`` and memory tokens ``(B, Nm, C)``.
+            streams (Streams): Process tokens ``(B, Np, C)`` and memory tokens ``(B, Nm, C)``, where B is the number of
+                images times ``regions``.
             read_fusion (Fusion): Combines process tokens and read.
             write_fusion (Fusion): Combines memory tokens and write.
             write (bool): False skips the write and leaves the memory as the read saw it, for a last block whose memory
                 no output depends on.
+            regions (int): Regions per image. The ViT block sees the process tokens of all of them.
 
         Returns:
             Streams: Process and memory tokens after the block, of the same shapes.
         """
         process, memory = self.read_norm(streams.process), self.read_norm(streams.memory)
         process = read_fusion(process, self.drop_path(self.read_head(memory, process)))
-        process = self.write_norm(self.vit_block(process))
+        process = self.write_norm(self._attend(process, regions))
         if not write:
             return Streams(process, memory)
         return Streams(process, self.write(memory, lambda query: self.write_head(process, query), write_fusion))
+
+    def _attend(self, process: Tensor, regions: int) -> Tensor:
+        """Run the ViT block on the process tokens of each image, whose order does not matter."""
+        if regions == 1:
+            return self.vit_block(process)
+        return self.vit_block(process.unflatten(0, (-1, regions)).flatten(1, 2)).reshape(process.shape)
 
     def write(self, memory: Tensor, head: Callable[[Tensor], Tensor], write_fusion: Fusion) -> Tensor:
         """Write to memory tokens ``(B, N, C)``; ``head`` computes the update of its queries."""
@@ -82,7 +92,13 @@ class ViTTMLayer(BaseModule):
         return self.memory_block(memory, skip)
 
     def forward_chunks(
-        self, process: Tensor, chunks: list[Tensor], read_fusion: Fusion, write_fusion: Fusion, write: bool = True
+        self,
+        process: Tensor,
+        chunks: list[Tensor],
+        read_fusion: Fusion,
+        write_fusion: Fusion,
+        write: bool = True,
+        regions: int = 1,
     ) -> Tensor:
         """Run the block on memory that comes in chunks, one chunk at a time.
 
@@ -95,6 +111,7 @@ class ViTTMLayer(BaseModule):
             read_fusion (Fusion): As in :meth:`forward`.
             write_fusion (Fusion): As in :meth:`forward`.
             write (bool): As in :meth:`forward`.
+            regions (int): As in :meth:`forward`.
 
         Returns:
             Tensor: Process tokens after the block.
@@ -109,7 +126,7 @@ class ViTTMLayer(BaseModule):
         process = self.read_norm(process)
         memory = self.read_head.merge([_checkpointed(read, chunk) for chunk in chunks])
         process = read_fusion(process, self.drop_path(self.read_head.update(memory, process)))
-        process = self.write_norm(self.vit_block(process))
+        process = self.write_norm(self._attend(process, regions))
         if write:
             head = partial(self.write_head.update, self.write_head.summarize(process))
             for index, chunk in enumerate(chunks):
@@ -149,6 +166,9 @@ class ViTTM(
         fusion (dict): Fusion of tokens and update, from :data:`mmvittm.registry.FUSIONS`.
         memory_block (dict | Sequence[dict | None], optional): Processing of the memory around a write, from
             :data:`mmvittm.registry.MEMORY_BLOCKS`; one for all blocks, or one for each. None for no processing.
+        rw_region (tuple[int, int], optional): Rows and columns of the process tokens of a region. Process tokens read
+            and write only the memory tokens of their own region, and attend to the process tokens of all regions. Not
+            in the paper; see ``docs/high-resolution.md``. None for one region, the image.
         out_indices (int | Sequence[int]): Blocks to return the output of, counted from 0; negative ones from the end.
         out_stream (str | Sequence[str]): 'process', 'memory', 'concat' (the maps of both, on the channels and on the
             memory grid) or 'tokens' (both streams as tokens, for a classifier); one for all ``out_indices`` or one for
@@ -194,6 +214,7 @@ class ViTTM(
         rw_head: dict = dict(type='LinearAttention', latent_ratio=4),
         fusion: dict = dict(type='AddFusion'),
         memory_block: dict | Sequence[dict | None] | None = None,
+        rw_region: tuple[int, int] | None = None,
         out_indices: int | Sequence[int] = -1,
         out_stream: str | Sequence[str] = 'process',
         qkv_bias: bool = True,
@@ -219,6 +240,7 @@ class ViTTM(
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
         self.memory_chunk = memory_chunk if memory_chunk is None else positive_int('memory_chunk', memory_chunk)
+        self.rw_region = rw_region if rw_region is None else size_2d('rw_region', rw_region)
 
         embed_args = dict(in_channels=in_channels, embed_dims=self.embed_dims, img_size=self.img_size)
         self.memory_embed = build_component(TOKEN_EMBEDS, TokenEmbed, memory_embed, **embed_args)
@@ -267,6 +289,11 @@ class ViTTM(
         self._writes_last = self._depth - 1 in self._memory_outputs
         if memory_chunk is not None:
             self._check_chunks(rw_drop_path_rate)
+        if rw_region is not None and (fixed := self._fixed_component()):
+            raise UserError(
+                f'rw_region does not work with {type(fixed).__name__}, whose number of tokens is fixed: leave one of '
+                'them out'
+            )
         for module in (*self._unreachable(), *self._frozen()):
             module.requires_grad_(False)
 
@@ -355,8 +382,15 @@ class ViTTM(
         """
         streams, grids = self._embed(x)
         self._check_tokens(streams)
-        after = self._run_blocks(streams) if self.memory_chunk is None else self._run_blocks_in_chunks(streams)
-        return tuple(self._output(stream, after[index], grids) for index, stream in self._outputs)
+        regions = self.regions_of(grids)
+        if regions != (1, 1):
+            process, memory = (
+                split_regions(tokens, grid, regions) for tokens, grid in zip(streams, grids, strict=True)
+            )
+            streams = Streams(process, memory)
+        run_blocks = self._run_blocks if self.memory_chunk is None else self._run_blocks_in_chunks
+        after = run_blocks(streams, regions[0] * regions[1])
+        return tuple(self._output(stream, after[index], grids, regions) for index, stream in self._outputs)
 
     def _embed(self, image: Tensor) -> tuple[Streams, Grids]:
         if self.memory_embed.from_other_stream:
@@ -368,8 +402,30 @@ class ViTTM(
             process, process_grid = self.process_embed(source)
         return Streams(self.drop_after_pos(process), self.drop_after_pos(memory)), Grids(process_grid, memory_grid)
 
+    def regions_of(self, grids: Grids) -> Grid:
+        """Return how many regions of ``rw_region`` the grids have, from top to bottom and from left to right.
+
+        Raises:
+            UserError: If they do not divide both grids.
+        """
+        if self.rw_region is None:
+            return 1, 1
+        rows, columns = (max(1, tokens // step) for tokens, step in zip(grids.process, self.rw_region, strict=True))
+        for process, memory, step, count in zip(*grids, self.rw_region, (rows, columns), strict=True):
+            if process != step * count or memory % count:
+                raise UserError(
+                    f'regions of {self.rw_region[0]}×{self.rw_region[1]} process tokens do not divide grids of '
+                    f'{grids.process[0]}×{grids.process[1]} process and {grids.memory[0]}×{grids.memory[1]} memory '
+                    'tokens: choose another rw_region, or images of another size'
+                )
+        return rows, columns
+
+    def _fixed_component(self) -> nn.Module | None:
+        """The read/write head or fusion that is built for a fixed number of tokens, if there is one."""
+        return next((part for part in (self.layers[0].read_head, self.read_fusion) if part.fixed_tokens), None)
+
     def _check_tokens(self, streams: Streams) -> None:
-        fixed = next((m for m in (self.layers[0].read_head, self.read_fusion) if m.fixed_tokens), None)
+        fixed = self._fixed_component()
         built_for = self.process_embed.num_tokens, self.memory_embed.num_tokens
         given = streams.process.shape[1], streams.memory.shape[1]
         if fixed is not None and given != built_for:
@@ -382,25 +438,28 @@ class ViTTM(
     def _writes(self, index: int) -> bool:
         return index + 1 < self._depth or self._writes_last
 
-    def _run_blocks(self, streams: Streams) -> dict[int, Streams]:
+    def _run_blocks(self, streams: Streams, regions: int) -> dict[int, Streams]:
         """Run the blocks; return the streams after those of ``out_indices``."""
         after = {}
         for index in range(self._depth):
             run = self.layers[index]
             if self.with_cp and torch.is_grad_enabled():
                 run = partial(cp.checkpoint, run, use_reentrant=False)
-            streams = run(streams, self.read_fusion, self.write_fusion, self._writes(index))
+            streams = run(streams, self.read_fusion, self.write_fusion, self._writes(index), regions)
             if index in self.out_indices:
                 after[index] = streams
         return after
 
-    def _run_blocks_in_chunks(self, streams: Streams) -> dict[int, Streams]:
+    def _run_blocks_in_chunks(self, streams: Streams, regions: int) -> dict[int, Streams]:
         """Do the same with memory in chunks; where no output depends on the memory, the result has none."""
         after = {}
-        process, chunks = streams.process, list(streams.memory.split(self.memory_chunk, 1))
+        chunk = cast(int, self.memory_chunk)
+        process, chunks = streams.process, list(streams.memory.split(max(1, chunk // regions), 1))
         for index in range(self._depth):
             layer = self.layers[index]
-            process = layer.forward_chunks(process, chunks, self.read_fusion, self.write_fusion, self._writes(index))
+            process = layer.forward_chunks(
+                process, chunks, self.read_fusion, self.write_fusion, self._writes(index), regions
+            )
             if index in self.out_indices:
                 wanted = chunks if index in self._memory_outputs else [streams.memory[:, :0]]
                 after[index] = Streams(process, torch.cat(wanted, 1))
@@ -413,13 +472,11 @@ class ViTTM(
 
     def _check_chunks(self, rw_drop_path_rate: float) -> None:
         """Refuse what couples memory tokens across chunks."""
-        layer = self.layers[0]
-        for component in (layer.write_head, self.write_fusion):
-            if component.fixed_tokens:
-                raise UserError(
-                    f'memory_chunk does not work with {type(component).__name__}, whose number of tokens is fixed: '
-                    'leave one of them out'
-                )
+        if fixed := self._fixed_component():
+            raise UserError(
+                f'memory_chunk does not work with {type(fixed).__name__}, whose number of tokens is fixed: '
+                'leave one of them out'
+            )
         if mixing := self.mixing_memory_block:
             raise UserError(
                 f'memory_chunk does not work with {type(mixing).__name__}, which mixes the memory tokens: '
@@ -428,8 +485,12 @@ class ViTTM(
         if rw_drop_path_rate:
             raise UserError('memory_chunk would drop the writes of each chunk separately: set rw_drop_path_rate=0')
 
-    def _output(self, stream: str, streams: Streams, grids: Grids) -> Tensor | Streams:
+    def _output(self, stream: str, streams: Streams, grids: Grids, regions: Grid) -> Tensor | Streams:
         out = OUT_STREAMS[stream]
+        if regions != (1, 1):
+            process = merge_regions(streams.process, grids.process, regions)
+            memory = merge_regions(streams.memory, grids.memory, regions) if out.uses_memory else streams.memory
+            streams = Streams(process, memory)
         if out.final_norm:
             streams = Streams(self.process_norm(streams.process), streams.memory)
         return out.make(streams, grids)
