@@ -362,7 +362,7 @@ def test_tool_times_training_with_overrides(configs, tmp_path, monkeypatch):
         (['segmentor'], ['--half-weights'], '--half-weights needs .* --dtype bf16 or fp16'),
         (['vittm'], ['--sweep', 'shape=32,2', '--rounds', '1'], 'vittm.py does not run on images of 2×2: '),
         (['segmentor'], ['--shape', '8', '--whole-patches'], 'segmentor.py has patches of 16×16: 8×8 holds none'),
-        (['vittm'], ['--sweep', 'memory-patch=8,64', '--rounds', '1'], 'patch_size 64×64 is larger than img_size 32×32'),
+        (['vittm'], ['--sweep', 'memory-patch=8,64', '--rounds', '1'], 'patch_size 64×64 is larger than img_size'),
         (['segmentor'], ['--cfg-options', 'model.backbone.patch_sise=8'], "unexpected keyword argument 'patch_sise'"),
     ],
 )
