@@ -14,7 +14,7 @@ from mmvittm.apis.cli import run_tool
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / 'tools' / 'performance_report.py'
-[NAME] = re.findall(r'results/speed/(fps-.*?csv)', (ROOT / 'docs/performance.md').read_text())
+[NAME] = re.findall(r'\[(fps-.*?csv)\]', (ROOT / 'docs/performance.md').read_text())
 RESULTS = ROOT / 'results/speed' / NAME
 MODULE = runpy.run_path(str(TOOL))
 BEGIN, END, MEASUREMENTS = MODULE['BEGIN'], MODULE['END'], MODULE['MEASUREMENTS']
