@@ -20,6 +20,7 @@ CLASSIFIERS = sorted(
     for data in ('_in21k-p', '_in1k', 'mnist', 'cifar10')
     for path in CONFIGS.glob(f'vit*/*{data}.py')
 )
+ABLATIONS = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob('vittm/ablations/*.py'))
 
 # The authors' table (docs/recipe.md). warmup: steps; min_lr: end of the cosine.
 _COLUMNS = dict(
@@ -88,7 +89,7 @@ def test_fine_tuning_starts_from_its_own_pretraining(config):
     assert (CONFIGS / folder / f'{pretraining}.py').is_file()
 
 
-@pytest.mark.parametrize('config', CLASSIFIERS)
+@pytest.mark.parametrize('config', CLASSIFIERS + ABLATIONS)
 def test_every_classifier_builds_and_classifies(config):
     """On the meta device, which computes shapes only."""
     cfg = load_config(CONFIGS / config)

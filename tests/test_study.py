@@ -11,7 +11,6 @@ import sys
 import time
 from contextlib import redirect_stdout
 from itertools import product
-from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +22,6 @@ from conftest import ENVIRONMENT
 from helpers.preloaded import run_script
 from helpers.survival import config, make_data
 from mmengine.config import Config
-from mmseg.structures import SegDataSample
 
 import mmvittm.models
 from mmvittm.apis.config import build_model, load_config
@@ -65,24 +63,11 @@ def test_ablations_differ_in_the_backbone_alone(configs):
         assert cfg == configs['baseline'].to_dict()
 
 
-def test_ablations_are_tested_in_windows_of_the_training_size(configs):
-    """Parts built for a fixed number of tokens refuse any other."""
-    model = build_model(configs['head-token-learner_fusion-add-erase']).eval()
-    windows = []
-    model.backbone.register_forward_pre_hook(lambda module, inputs: windows.append(inputs[0].shape[2:]))
-    tile, sample = torch.zeros(3, 512, 512, dtype=torch.uint8), SegDataSample(metainfo=dict(ori_shape=(300, 300)))
-    with torch.no_grad():
-        [result] = model.test_step(dict(inputs=[tile], data_samples=[sample]))
-    assert windows == [(256, 256)] * 9
-    assert result.pred_sem_seg.data.shape == (1, 300, 300)
-
-
-@pytest.mark.parametrize('name', [name for name in ABLATIONS if name.startswith('memory-tokens-')])
-def test_the_name_says_the_number_of_memory_tokens(configs, name):
-    patch = configs[name].model.backbone.memory_embed.patch_size
-    rows, columns = patch if isinstance(patch, (list, tuple)) else (patch, patch)
-    assert prod(configs[name].crop_size) / (rows * columns) == int(name.removeprefix('memory-tokens-'))
-    assert configs[name].model.backbone.process_embed.patch_size == 32
+@pytest.mark.parametrize('name', [name for name in ABLATIONS if '-tokens-' in name])
+def test_the_name_says_the_number_of_tokens(configs, name):
+    backbone = build_model(configs[name]).backbone
+    kind, _, number = name.partition('-tokens-')
+    assert getattr(backbone, f'{kind}_embed').num_tokens == int(number)
 
 
 @pytest.fixture(scope='module')

@@ -55,8 +55,8 @@ def accuracies() -> Iterator[tuple[str, str]]:
             own = runs[runs.model == model]
             if len(own):
                 error = f'{between(*interval(own[metric]))}; {len(own)} {repeat}s' if len(own) > 1 else f'one {repeat}'
-                name = '' if metric == 'mIoU' else f' {metric}'
-                yield f'configs/{config}', f'{own[metric].mean():.1f}{name} ({error}, {own.length.max()} steps)'
+                name, unit = ('', 'steps') if metric == 'mIoU' else (f' {metric}', 'epochs')
+                yield f'configs/{config}', f'{own[metric].mean():.1f}{name} ({error}, {own.length.max()} {unit})'
 
 
 def measurements() -> Iterator[tuple[str, dict]]:

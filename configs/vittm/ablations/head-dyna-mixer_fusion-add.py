@@ -1,3 +1,2 @@
-# The heads' weight generators have 126 M parameters at 256 + 64 tokens.
 _base_ = './baseline.py'
 model = dict(backbone=dict(rw_head=dict(_delete_=True, type='DynaMixer')))

@@ -1,3 +1,3 @@
-# In blocks 3, 6, 9 and 12, counted from 1.
+# In blocks 3 and 6, counted from 1.
 _base_ = './baseline.py'
-model = dict(backbone=dict(memory_block=[None, None, dict(type='MemoryConvNeXt')] * 4))
+model = dict(backbone=dict(memory_block=[None, None, dict(type='MemoryConvNeXt')] * 2))

@@ -1,3 +1,3 @@
-# 16 × 16 learned memory tokens, the same for every image.
+# 8 × 8 learned memory tokens, the same for every image.
 _base_ = './baseline.py'
-model = dict(backbone=dict(memory_embed=dict(_delete_=True, type='LearnedTokens', grid=16)))
+model = dict(backbone=dict(memory_embed=dict(_delete_=True, type='LearnedTokens', grid=8)))

@@ -1,3 +1,3 @@
 # 16 × 8 tokens.
 _base_ = './baseline.py'
-model = dict(backbone=dict(memory_embed=dict(patch_size=(16, 32))))
+model = dict(backbone=dict(memory_embed=dict(patch_size=(2, 4))))

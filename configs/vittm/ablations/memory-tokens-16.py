@@ -1,3 +1,3 @@
 # 4 × 4 tokens.
 _base_ = './baseline.py'
-model = dict(backbone=dict(memory_embed=dict(patch_size=64)))
+model = dict(backbone=dict(memory_embed=dict(patch_size=8)))

@@ -1,3 +1,3 @@
 # 8 × 4 tokens.
 _base_ = './baseline.py'
-model = dict(backbone=dict(memory_embed=dict(patch_size=(32, 64))))
+model = dict(backbone=dict(memory_embed=dict(patch_size=(4, 8))))

@@ -1,3 +1,3 @@
-# 16 × 16 tokens.
+# 2 × 2 tokens.
 _base_ = './baseline.py'
 model = dict(backbone=dict(process_embed=dict(patch_size=16)))

@@ -1,0 +1,3 @@
+# 16 × 16 tokens.
+_base_ = './baseline.py'
+model = dict(backbone=dict(memory_embed=dict(patch_size=2)))

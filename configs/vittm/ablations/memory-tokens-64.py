@@ -1,3 +1,0 @@
-# 8 × 8 tokens.
-_base_ = './baseline.py'
-model = dict(backbone=dict(memory_embed=dict(patch_size=32)))

@@ -1,3 +1,0 @@
-# 13 × 13 tokens; the image is padded with 4 pixels of zeros.
-_base_ = './baseline.py'
-model = dict(backbone=dict(process_embed=dict(patch_size=20)))

@@ -1,0 +1,3 @@
+# 8 × 4 tokens.
+_base_ = './baseline.py'
+model = dict(backbone=dict(process_embed=dict(patch_size=(4, 8))))
