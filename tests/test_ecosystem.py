@@ -22,7 +22,8 @@ CONFIGS = mmvittm.configs_dir()
 RUNNABLE = sorted(
     p.relative_to(CONFIGS).as_posix()
     for p in CONFIGS.rglob('*.py')
-    if '_base_' not in p.parts and 'ablations' not in p.parts
+    if '_base_' not in p.parts
+    and 'ablations' not in p.parts
     and not p.stem.endswith(('in1k', 'in21k-p', 'mnist', 'cifar10'))
 )
 BACKBONE = f"""

@@ -16,7 +16,6 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import torch
 import yaml
 from conftest import ENVIRONMENT
 from helpers.preloaded import run_script
@@ -179,21 +178,29 @@ def test_finished_runs_are_skipped(studied, run_tool):
     assert (folder / 'results/tiny/runs.csv').read_bytes() == before
 
 
-@pytest.mark.parametrize('kind', [signal.SIGTERM, signal.SIGKILL], ids=['SIGTERM', 'SIGKILL'])
-def test_stop_and_resume(kind, run_tool, fresh_processes, data, tmp_path):
-    """SIGKILL leaves the training running, which holds the lock of its folder until it ends."""
+def test_stop_and_resume(run_tool, fresh_processes, data, tmp_path):
+    """SIGTERM ends the training too; SIGKILL leaves it running, and it holds the lock of its folder until it ends."""
     study = write_study(tmp_path / 'long.yml', dict(A=write_config(tmp_path / 'a.py', data)), iterations=30)
     command = [str(ROOT / 'tools/study.py'), str(study), *map(str, arguments(tmp_path))]
     output = tmp_path / 'stdout', tmp_path / 'stderr'
-    process = fresh_processes.Process(target=run_script, args=(command, tmp_path, os.environ | ENVIRONMENT, *output))
-    process.start()
-    wait_for(lambda: list(tmp_path.glob('work/long/A/*/train/iter_3.pth')))
-    os.kill(process.pid, kind)
-    process.join(60)
-    assert process.exitcode == (128 + signal.SIGTERM if kind == signal.SIGTERM else -signal.SIGKILL)
-    assert not (tmp_path / 'results/long/runs.csv').exists()
+
+    def kill_at(checkpoint, kind):
+        process = fresh_processes.Process(
+            target=run_script, args=(command, tmp_path, os.environ | ENVIRONMENT, *output)
+        )
+        process.start()
+        wait_for(lambda: list(tmp_path.glob(f'work/long/A/*/train/{checkpoint}')))
+        os.kill(process.pid, kind)
+        process.join(60)
+        assert not (tmp_path / 'results/long/runs.csv').exists()
+        return process.exitcode
+
+    assert kill_at('iter_3.pth', signal.SIGTERM) == 128 + signal.SIGTERM
     [folder] = tmp_path.glob('work/long/A/*')
     with (folder / 'lock').open() as lock:
+        assert is_free(lock)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert kill_at('iter_9.pth', signal.SIGKILL) == -signal.SIGKILL
         wait_for(lambda: is_free(lock))
         locked = run_tool('study.py', study, *arguments(tmp_path))
         assert f'another process is still running in {folder}' in locked.stderr
