@@ -55,7 +55,7 @@ def accuracies() -> Iterator[tuple[str, str]]:
             own = runs[runs.model == model]
             if len(own):
                 error = f'{between(*interval(own[metric]))}; {len(own)} {repeat}s' if len(own) > 1 else f'one {repeat}'
-                name, unit = ('', 'steps') if metric == 'mIoU' else (f' {metric}', 'epochs')
+                name, unit = ('', 'steps') if metric == 'mIoU' else (' % top-1', 'epochs')
                 yield f'configs/{config}', f'{own[metric].mean():.1f}{name} ({error}, {own.length.max()} {unit})'
 
 
