@@ -310,7 +310,7 @@ def test_tables_of_known_numbers(monkeypatch, tmp_path):
     folder = tmp_path / 'known'
     folder.mkdir()
     runs.to_csv(folder / 'runs.csv')
-    pd.DataFrame(dict(model=['A', 'B'], ms=[1.0, 2.0], GMACs=[3.0, 4.0])).to_csv(folder / 'speed.csv')
+    pd.DataFrame(dict(model=['A', 'B'], ms=[1.0, 2.0], GMACs=[0.012, 14.88])).to_csv(folder / 'speed.csv')
     page = tmp_path / 'study.md'
     page.write_text('# Ours\n\nWords.\n')
     for _ in range(2):  # the second replaces the first
@@ -319,7 +319,8 @@ def test_tables_of_known_numbers(monkeypatch, tmp_path):
     assert text.startswith('# Ours\n\nWords.\n')
     assert text.count('## Known') == 1
     assert '6 of 6 runs, 100 iterations each, on abacus.' in text
-    assert '| A | 3 | 22.0 | −5.3 to 49.3 | 50.0 | 1.0 | 3.00 |' in text  # the newest row of fold 2 counts
+    assert '| A | 3 | 22.0 | −5.3 to 49.3 | 50.0 | 1.0 | 0.012 |' in text  # the newest row of fold 2 counts
+    assert '| 2.0 | 14.9 |' in text
     assert '| A against B | 3 | +2.0 | −0.5 to 4.5 | no difference shown |' in text
     assert '| B against A | 3 | −2.0 | −4.5 to 0.5 | no difference shown |' in text
     assert {path.name for path in (tmp_path / 'images').iterdir()} == {'study_known_runs.png', 'study_known_speed.png'}

@@ -38,7 +38,7 @@ def results_table(runs: pd.DataFrame, study: dict, speed: pd.DataFrame | None) -
         classes = own.filter(regex=r'^IoU\.').mean()
         rows[model] = row | {name.removeprefix('IoU.'): f'{iou:.1f}' for name, iou in classes.items()}
         if speed is not None and model in speed.index:
-            rows[model] |= {'ms': f'{speed.ms[model]:.1f}', 'GMACs': f'{speed.GMACs[model]:.2f}'}
+            rows[model] |= {'ms': f'{speed.ms[model]:.1f}', 'GMACs': f'{speed.GMACs[model]:.3g}'}
     return pd.DataFrame.from_dict(rows, orient='index').fillna('–').replace('nan', '–')
 
 
@@ -88,8 +88,14 @@ def plot_curves(curves: pd.DataFrame, study: dict, repeat: str, path: Path) -> N
     curves = curves.drop_duplicates(['model', repeat, 'step'], keep='last')
     table = curves.pivot_table(index='step', columns='model', values=study['metric'])
     axes = table[[model for model in study['configs'] if model in table]].plot(ax=figure.add_subplot(), marker='.')
-    axes.set(xlabel='iteration', ylabel=f'{study["metric"]}, mean over {repeat}s')
+    axes.set(xlabel=unit_of(study), ylabel=f'{study["metric"]}, mean over {repeat}s')
+    axes.xaxis.get_major_locator().set_params(integer=True)
     save(figure, path)
+
+
+def unit_of(study: dict) -> str:
+    """What a training counts: classifiers are trained by epoch."""
+    return 'epoch' if study['metric'].startswith('accuracy') else 'iteration'
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -118,10 +124,9 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     speed = tables['speed'].set_index('model') if 'speed' in tables else None
     lengths = ' or '.join(str(length) for length in sorted(runs.length.unique()))
     expected = len(study['configs']) * len(study['repeats']['values'])
-    unit = 'epochs' if metric.startswith('accuracy') else 'iterations'
     text = [
         f'## {study["title"]}\n',
-        f'{len(runs)} of {expected} runs, {lengths} {unit} each, on {", ".join(runs.machine.unique())}.\n',
+        f'{len(runs)} of {expected} runs, {lengths} {unit_of(study)}s each, on {", ".join(runs.machine.unique())}.\n',
         signed(results_table(runs, study, speed), 'model'),
     ]
     differences = paired_differences(runs, study, repeat)
