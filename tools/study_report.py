@@ -94,7 +94,7 @@ def plot_curves(curves: pd.DataFrame, study: dict, repeat: str, path: Path) -> N
 
 
 def unit_of(study: dict) -> str:
-    """What a training counts: classifiers are trained by epoch."""
+    """Unit of the length of a training: epochs of a classifier, iterations of a segmentor."""
     return 'epoch' if study['metric'].startswith('accuracy') else 'iteration'
 
 
