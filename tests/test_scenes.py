@@ -103,6 +103,9 @@ MODELS = {
     'cross attention': dict(rw_head=dict(type='CrossAttention')),
     'feature pyramid': dict(outputs=4, head=FPN, neck=FPN_NECK),
     'regions': dict(rw_region=(4, 2), process_embed=dict(type='PooledTokens', grid=4)),
+    'attention that fades': dict(
+        alibi_slopes=(1.0, 0.5), rw_region=(4, 2), process_embed=dict(type='PooledTokens', grid=4)
+    ),
     'concat by region': dict(stream='concat', rw_region=(4, 2), process_embed=dict(type='PooledTokens', grid=4)),
 }
 SIZES = {'the trained size': (32, 48), 'a larger size': (128, 160), 'a size of broken patches': (101, 75)}
@@ -111,7 +114,8 @@ CASES = {
     f'{name} at {size}': (MODELS[name], SIZES[size])
     for name in MODELS
     for size in SIZES
-    if size != 'a size of broken patches' or name not in ('feature pyramid', 'regions', 'concat by region')
+    if size != 'a size of broken patches'
+    or name not in ('feature pyramid', 'regions', 'attention that fades', 'concat by region')
 }
 
 

@@ -1,5 +1,7 @@
 """The contract of the backbone: outputs, input sizes, freezing, errors."""
 
+from math import prod
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -112,14 +114,14 @@ def test_memory_in_chunks_takes_less_memory():
     assert saved(memory_chunk=64) < saved() / 4
 
 
-def in_regions(model, x, regions):
+def in_regions(model, x, regions, run_block=lambda block, process: block(process)):
     """Outputs for 'tokens', with each read and write computed for one region after the other."""
     (process, memory), grids = model._embed(x)
     process_regions, memory_regions = (
         torch.arange(rows)[:, None] * regions[0] // rows * regions[1] + torch.arange(columns) * regions[1] // columns
         for rows, columns in grids
     )
-    inside = [(process_regions.flatten() == index, memory_regions.flatten() == index) for index in range(4)]
+    inside = [(process_regions.flatten() == index, memory_regions.flatten() == index) for index in range(prod(regions))]
 
     def write(query):
         update = torch.zeros_like(query)
@@ -132,7 +134,7 @@ def in_regions(model, x, regions):
         read = torch.zeros_like(process)
         for own_process, own_memory in inside:
             read[:, own_process] = layer.read_head(memory[:, own_memory], process[:, own_process])
-        process = layer.write_norm(layer.vit_block(model.read_fusion(process, read)))
+        process = layer.write_norm(run_block(layer.vit_block, model.read_fusion(process, read)))
         memory = layer.write(memory, write, model.write_fusion)
     return model.process_norm(process), memory
 
@@ -148,6 +150,38 @@ def test_reads_and_writes_stay_in_their_region(head, options):
     loss = sum(tokens.square().sum() for tokens in model(image)[0])
     loss.backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+@pytest.mark.parametrize('options', [{}, dict(memory_chunk=12), dict(with_cp=True), dict(rw_region=(1, 2))])
+def test_attention_fades_with_distance(options):
+    slopes, image = (1.5, 0.25), images(2, 16, 32).double()
+    model = tiny_vittm(alibi_slopes=slopes, memory_block='MemoryMLP', out_stream='tokens', **options).double()
+    row, column = torch.arange(2.0).double(), torch.arange(4.0).double()
+    rows, columns = (places.flatten() for places in torch.meshgrid(row, column, indexing='ij'))
+    distance = torch.hypot(rows[:, None] - rows, columns[:, None] - columns)
+
+    def run_block(block, process):
+        """mmpretrain's ViT block, one head after the other."""
+        heads = []
+        qkv = block.attn.qkv(block.ln1(process)).unflatten(2, (3, 2, 8))
+        for slope, (q, k, v) in zip(slopes, qkv.permute(3, 2, 0, 1, 4), strict=True):
+            heads.append((q @ k.mT / 8**0.5 - slope * distance).softmax(-1) @ v)
+        process = process + block.attn.proj(torch.cat(heads, -1))
+        return block.ffn(block.ln2(process), identity=process)
+
+    expected = in_regions(model, image, (2, 2) if 'rw_region' in options else (1, 1), run_block)
+    for ours, theirs in zip(model(image)[0], expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+    sum(tokens.square().sum() for tokens in model(image)[0]).backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+def test_slopes_of_zero_change_nothing():
+    options = dict(out_indices=(0, 1), out_stream='concat')
+    for ours, theirs in zip(
+        tiny_vittm(alibi_slopes=(0.0, 0.0), **options)(images()), tiny_vittm(**options)(images()), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_maps_of_regions_are_in_order():
@@ -341,6 +375,7 @@ def test_initialisation_is_reproducible_with_std_0_02():
         (dict(out_indices=(0, -4)), 'out index -4 does not exist'),
         (dict(out_indices=()), 'out_indices is empty'),
         (dict(frozen_stages=4), 'frozen_stages=4 is not within -1 … 3'),
+        (dict(alibi_slopes=(1.0,)), 'alibi_slopes has 1 slopes for 2 heads'),
         (dict(img_size=(32, 32, 32)), 'img_size must be a whole number or a pair'),
         (dict(img_size=-1), 'img_size must be a whole number above 0'),
         (dict(memory_patch=0), 'patch_size must be a whole number above 0, not 0'),

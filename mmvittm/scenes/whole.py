@@ -173,6 +173,7 @@ class Scene:
             pooled = pooled + torch.einsum('rwc,rg,wh->cgh', band_map, pooling[0][band], pooling[1])
             chunks.append(split_regions(tokens, (len(band), columns), self.regions))
         process = split_regions(backbone.process_embed(pooled[None])[0], self.process_grid, self.regions)
+        bias = backbone.attention_bias(self.process_grid, self.regions)
         self.process = []
         for index in track(progress, range(self.model.depth), 'running the blocks'):
             process = backbone.layers[index].forward_chunks(
@@ -182,6 +183,7 @@ class Scene:
                 backbone.write_fusion,
                 write=index + 1 < self.model.depth,
                 regions=self.regions[1],
+                bias=bias,
             )
             self.process.append(process)
 

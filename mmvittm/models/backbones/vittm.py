@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ...registry import FUSIONS, MEMORY_BLOCKS, MODELS, RW_HEADS, TOKEN_EMBEDS
 from ..builder import build_component, positive_int, size_2d
+from ..distance_attention import DistanceLayer, distance_bias
 from ..fusions import Fusion
 from ..memory_blocks import MemoryBlock
 from ..rw_heads import RWHead
@@ -55,7 +56,13 @@ class ViTTMLayer(BaseModule):
         self.drop_path = build_dropout(dict(type='DropPath', drop_prob=rw_drop_path_rate))
 
     def forward(
-        self, streams: Streams, read_fusion: Fusion, write_fusion: Fusion, write: bool = True, regions: int = 1
+        self,
+        streams: Streams,
+        read_fusion: Fusion,
+        write_fusion: Fusion,
+        write: bool = True,
+        regions: int = 1,
+        bias: Tensor | None = None,
     ) -> Streams:
         """Run the block.
 
@@ -67,22 +74,24 @@ class ViTTMLayer(BaseModule):
             write (bool): False skips the write and leaves the memory as the read saw it, for a last block whose memory
                 no output depends on.
             regions (int): Regions per image. The ViT block sees the process tokens of all of them.
+            bias (Tensor, optional): Bias of the attention logits ``(num_heads, Np, Np)``, for :class:`DistanceLayer`.
 
         Returns:
             Streams: Process and memory tokens after the block, of the same shapes.
         """
         process, memory = self.read_norm(streams.process), self.read_norm(streams.memory)
         process = read_fusion(process, self.drop_path(self.read_head(memory, process)))
-        process = self.write_norm(self._attend(process, regions))
+        process = self.write_norm(self._attend(process, regions, bias))
         if not write:
             return Streams(process, memory)
         return Streams(process, self.write(memory, lambda query: self.write_head(process, query), write_fusion))
 
-    def _attend(self, process: Tensor, regions: int) -> Tensor:
-        """Run the ViT block on the process tokens of each image, whose order does not matter."""
+    def _attend(self, process: Tensor, regions: int, bias: Tensor | None) -> Tensor:
+        """Run the ViT block on the process tokens of each image, region after region."""
+        args = () if bias is None else (bias,)
         if regions == 1:
-            return self.vit_block(process)
-        return self.vit_block(process.unflatten(0, (-1, regions)).flatten(1, 2)).reshape(process.shape)
+            return self.vit_block(process, *args)
+        return self.vit_block(process.unflatten(0, (-1, regions)).flatten(1, 2), *args).reshape(process.shape)
 
     def write(self, memory: Tensor, head: Callable[[Tensor], Tensor], write_fusion: Fusion) -> Tensor:
         """Write to memory tokens ``(B, N, C)``; ``head`` computes the update of its queries."""
@@ -99,6 +108,7 @@ class ViTTMLayer(BaseModule):
         write_fusion: Fusion,
         write: bool = True,
         regions: int = 1,
+        bias: Tensor | None = None,
     ) -> Tensor:
         """Run the block on memory that comes in chunks, one chunk at a time.
 
@@ -112,6 +122,7 @@ class ViTTMLayer(BaseModule):
             write_fusion (Fusion): As in :meth:`forward`.
             write (bool): As in :meth:`forward`.
             regions (int): As in :meth:`forward`.
+            bias (Tensor, optional): As in :meth:`forward`.
 
         Returns:
             Tensor: Process tokens after the block.
@@ -126,7 +137,7 @@ class ViTTMLayer(BaseModule):
         process = self.read_norm(process)
         memory = self.read_head.merge([_checkpointed(read, chunk) for chunk in chunks])
         process = read_fusion(process, self.drop_path(self.read_head.update(memory, process)))
-        process = self.write_norm(self._attend(process, regions))
+        process = self.write_norm(self._attend(process, regions, bias))
         if write:
             head = partial(self.write_head.update, self.write_head.summarize(process))
             for index, chunk in enumerate(chunks):
@@ -169,6 +180,9 @@ class ViTTM(
         rw_region (tuple[int, int], optional): Rows and columns of the process tokens of a region. Process tokens read
             and write only the memory tokens of their own region, and attend to the process tokens of all regions. Not
             in the paper; see ``docs/high-resolution.md``. None for one region, the image.
+        alibi_slopes (Sequence[float], optional): One for each head of the ViT blocks: their attention logits lose the
+            slope times the distance between two process tokens (2D-ALiBi, arXiv 2311.00566), so that a model can be
+            trained on windows of a scene. Not in the paper; see ``docs/high-resolution.md``. None for no distance.
         out_indices (int | Sequence[int]): Blocks to return the output of, counted from 0; negative ones from the end.
         out_stream (str | Sequence[str]): 'process', 'memory', 'concat' (the maps of both, on the channels and on the
             memory grid) or 'tokens' (both streams as tokens, for a classifier); one for all ``out_indices`` or one for
@@ -215,6 +229,7 @@ class ViTTM(
         fusion: dict = dict(type='AddFusion'),
         memory_block: dict | Sequence[dict | None] | None = None,
         rw_region: tuple[int, int] | None = None,
+        alibi_slopes: Sequence[float] | None = None,
         out_indices: int | Sequence[int] = -1,
         out_stream: str | Sequence[str] = 'process',
         qkv_bias: bool = True,
@@ -241,6 +256,9 @@ class ViTTM(
         self.with_cp = with_cp
         self.memory_chunk = memory_chunk if memory_chunk is None else positive_int('memory_chunk', memory_chunk)
         self.rw_region = rw_region if rw_region is None else size_2d('rw_region', rw_region)
+        self.alibi_slopes = alibi_slopes
+        if alibi_slopes is not None and len(alibi_slopes) != arch['num_heads']:
+            raise UserError(f'alibi_slopes has {len(alibi_slopes)} slopes for {arch["num_heads"]} heads: give one each')
 
         embed_args = dict(in_channels=in_channels, embed_dims=self.embed_dims, img_size=self.img_size)
         self.memory_embed = build_component(TOKEN_EMBEDS, TokenEmbed, memory_embed, **embed_args)
@@ -259,11 +277,12 @@ class ViTTM(
         build_head = partial(
             build_component, RW_HEADS, RWHead, rw_head, embed_dims=self.embed_dims, num_heads=arch['num_heads']
         )
+        block_type = TransformerEncoderLayer if alibi_slopes is None else DistanceLayer
         drop_path_rates = np.linspace(0, drop_path_rate, self.num_layers).tolist()
         memory_blocks = [cfg or dict(type='MemoryBlock') for cfg in self._one_per_block(memory_block)]
         self.layers = ModuleList(
             ViTTMLayer(
-                vit_block=TransformerEncoderLayer(
+                vit_block=block_type(
                     embed_dims=self.embed_dims,
                     num_heads=arch['num_heads'],
                     feedforward_channels=arch['feedforward_channels'],
@@ -389,8 +408,14 @@ class ViTTM(
             )
             streams = Streams(process, memory)
         run_blocks = self._run_blocks if self.memory_chunk is None else self._run_blocks_in_chunks
-        after = run_blocks(streams, regions[0] * regions[1])
+        after = run_blocks(streams, regions[0] * regions[1], self.attention_bias(grids.process, regions))
         return tuple(self._output(stream, after[index], grids, regions) for index, stream in self._outputs)
+
+    def attention_bias(self, grid: Grid, regions: Grid) -> Tensor | None:
+        """Return the bias ``(num_heads, Np, Np)`` of process tokens on a grid, split into regions; None for none."""
+        if self.alibi_slopes is None:
+            return None
+        return distance_bias(grid, regions, self.alibi_slopes, like=self.memory_embed.pos_embed)
 
     def _embed(self, image: Tensor) -> tuple[Streams, Grids]:
         if self.memory_embed.from_other_stream:
@@ -438,19 +463,19 @@ class ViTTM(
     def _writes(self, index: int) -> bool:
         return index + 1 < self._depth or self._writes_last
 
-    def _run_blocks(self, streams: Streams, regions: int) -> dict[int, Streams]:
+    def _run_blocks(self, streams: Streams, regions: int, bias: Tensor | None) -> dict[int, Streams]:
         """Run the blocks; return the streams after those of ``out_indices``."""
         after = {}
         for index in range(self._depth):
             run = self.layers[index]
             if self.with_cp and torch.is_grad_enabled():
                 run = partial(cp.checkpoint, run, use_reentrant=False)
-            streams = run(streams, self.read_fusion, self.write_fusion, self._writes(index), regions)
+            streams = run(streams, self.read_fusion, self.write_fusion, self._writes(index), regions, bias)
             if index in self.out_indices:
                 after[index] = streams
         return after
 
-    def _run_blocks_in_chunks(self, streams: Streams, regions: int) -> dict[int, Streams]:
+    def _run_blocks_in_chunks(self, streams: Streams, regions: int, bias: Tensor | None) -> dict[int, Streams]:
         """Do the same with memory in chunks; where no output depends on the memory, the result has none."""
         after = {}
         chunk = cast(int, self.memory_chunk)
@@ -458,7 +483,7 @@ class ViTTM(
         for index in range(self._depth):
             layer = self.layers[index]
             process = layer.forward_chunks(
-                process, chunks, self.read_fusion, self.write_fusion, self._writes(index), regions
+                process, chunks, self.read_fusion, self.write_fusion, self._writes(index), regions, bias
             )
             if index in self.out_indices:
                 wanted = chunks if index in self._memory_outputs else [streams.memory[:, :0]]
