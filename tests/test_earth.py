@@ -181,19 +181,17 @@ def test_the_head_keeps_pytorchs_initialisation():
 
 @pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_config_trains_a_step(path, earth, monkeypatch):
-    """On a window of the real data, with a tiny backbone."""
+    """On a window of the real data."""
     monkeypatch.setenv('BLUE_MARBLE_FOLD', str(FOLD))
     cfg = load_config(path)
     init_default_scope('mmseg')
     train = DATASETS.build(cfg.train_dataloader.dataset | dict(data_root=str(earth)))
     sample = train[0]
     labels = sample['data_samples'].gt_sem_seg.data[0].numpy()
-    assert labels.shape == tuple(cfg.window_size)
+    assert labels.shape in [(2700, width) for width in (300, 360, 1080)]
     assert 0 in labels and 5 in labels, 'every window of full height shows water and polar land'
     seen = np.concatenate([train[0]['data_samples'].gt_sem_seg.data[0].numpy() for _ in range(8)], 1)
     assert set(np.unique(seen)) == {0, 1, 2, 3, 4, 5, 255}
-    cfg.model.backbone.arch = ARCH | dict(num_layers=6)
-    cfg.model.decode_head.in_channels = [16] * 4
     net = build_model(cfg)
     net.init_weights()
     data = net.data_preprocessor(dict(inputs=[sample['inputs']], data_samples=[sample['data_samples']]), True)
@@ -222,7 +220,7 @@ def test_figure_of_the_earth(earth, tmp_path, monkeypatch):
     config = tmp_path / 'config.py'
     loader = f'dict(dataset=dict(data_root={str(earth)!r}))'
     config.write_text(
-        f"""_base_ = {str(CONFIGS[0])!r}
+        f"""_base_ = {str(CONFIGS[-1])!r}
 train_dataloader = test_dataloader = {loader}
 arch = {ARCH | dict(num_layers=6)}
 model = dict(backbone=dict(arch=arch), decode_head=dict(in_channels=[16] * 4))
