@@ -57,7 +57,8 @@ def tiny_network(name, folder):
         arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
         network = Backbone(randomize(VisionTransformer(arch, img_size=16, patch_size=8, out_type='featmap')))
     else:
-        network = Backbone(tiny_vittm('CrossAttention', embeds='pooled_process', num_layers=1, out_stream='concat'))
+        options = dict(num_layers=1, out_stream='concat', alibi_slopes=(1.0, 0.5))
+        network = Backbone(tiny_vittm('CrossAttention', embeds='pooled_process', **options))
     network.eval()
     return network
 
@@ -107,8 +108,8 @@ def assert_same_numbers(network, session, size):
 @pytest.mark.parametrize(
     ('name', 'format_name', 'size'),
     [
-        ('cross attention, pooled', 'onnx', NATIVE),
-        ('cross attention, pooled', 'openvino', OTHER),
+        ('cross attention, pooled, fading', 'onnx', NATIVE),
+        ('cross attention, pooled, fading', 'openvino', OTHER),
         ('ViT', 'openvino', OTHER),
     ],
 )
