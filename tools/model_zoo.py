@@ -66,11 +66,13 @@ def measurements() -> Iterator[tuple[str, dict]]:
         for row in pd.read_csv(results).to_dict('records') if results.is_file() else []:
             yield f'configs/{study["configs"][row["model"]]}', cells(row['ms'], row['GMACs'], row['parameters'])
     frames = [pd.read_csv(path) for path in Path('results/speed').glob('fps-*.csv')]
-    for frame in sorted(frames, key=lambda frame: frame['date'].max()):  # the newest counts
-        chosen = frame['measures'].str.startswith('backbone, neck') & frame['mode'].eq('torch fp32')
-        for row in frame[chosen & frame['batch'].eq(1) & frame['swept.name'].isna()].to_dict('records'):
-            macs, parameters = row['macs_per_image'] / 1e9, row['parameters'] / 1e6
-            yield row['config'], cells(row['time_ms.median'], macs, parameters, row['peak_memory'] / 1e6)
+    if not frames:
+        return
+    frame = max(frames, key=lambda frame: frame['config'].nunique())  # one machine, that which measured most models
+    chosen = frame['measures'].str.startswith('backbone, neck') & frame['mode'].eq('torch fp32')
+    for row in frame[chosen & frame['batch'].eq(1) & frame['swept.name'].isna()].to_dict('records'):
+        macs, parameters = row['macs_per_image'] / 1e9, row['parameters'] / 1e6
+        yield row['config'], cells(row['time_ms.median'], macs, parameters, row['peak_memory'] / 1e6)
 
 
 def cells(*values: float) -> dict[str, str]:
