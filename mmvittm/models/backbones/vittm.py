@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from typing import Any, cast
 
 import numpy as np
@@ -256,9 +257,7 @@ class ViTTM(
         self.with_cp = with_cp
         self.memory_chunk = memory_chunk if memory_chunk is None else positive_int('memory_chunk', memory_chunk)
         self.rw_region = rw_region if rw_region is None else size_2d('rw_region', rw_region)
-        self.alibi_slopes = alibi_slopes
-        if alibi_slopes is not None and len(alibi_slopes) != arch['num_heads']:
-            raise UserError(f'alibi_slopes has {len(alibi_slopes)} slopes for {arch["num_heads"]} heads: give one each')
+        self.alibi_slopes = self._checked_slopes(alibi_slopes, arch['num_heads'])
 
         embed_args = dict(in_channels=in_channels, embed_dims=self.embed_dims, img_size=self.img_size)
         self.memory_embed = build_component(TOKEN_EMBEDS, TokenEmbed, memory_embed, **embed_args)
@@ -327,6 +326,18 @@ class ViTTM(
         for name, value in arch.items():
             positive_int(name, value)
         return arch
+
+    @staticmethod
+    def _checked_slopes(slopes: Sequence[float] | None, num_heads: int) -> Sequence[float] | None:
+        if slopes is None:
+            return None
+        if (
+            not isinstance(slopes, (list, tuple))
+            or len(slopes) != num_heads
+            or not all(isinstance(slope, (int, float)) and 0 <= slope < inf for slope in slopes)
+        ):
+            raise UserError(f'alibi_slopes must be {num_heads} numbers of 0 or more, one for each head, not {slopes!r}')
+        return slopes
 
     def _checked_out_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
         indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
