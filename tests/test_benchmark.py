@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +13,13 @@ from mmengine.config import Config
 from mmengine.utils import digit_version
 from torch import nn
 
+from mmvittm.apis.config import build_model, load_config
+from mmvittm.apis.tasks import inference_network
 from mmvittm.benchmark.complexity import count_forward, count_work, gemm_run, largest
 from mmvittm.benchmark.machine import cpu_name
 from mmvittm.benchmark.measurement import fastest, has_fast_gemms, own_rates, patch_sizes
 from mmvittm.benchmark.modes import BACKENDS, DTYPES, RunMode, run_modes, training_step
-from mmvittm.benchmark.profiling import Stopwatch, peak_memory, time_stages
+from mmvittm.benchmark.profiling import peak_memory, staged_modules, time_stages
 from mmvittm.benchmark.report import SPEED, cells, growth, to_frame
 from mmvittm.benchmark.timing import (
     MIN_ROUNDS,
@@ -27,6 +30,8 @@ from mmvittm.benchmark.timing import (
     warm_up,
 )
 from mmvittm.errors import UserError, install_command
+
+ROOT = Path(__file__).parents[1]
 
 # --- statistics ------------------------------------------------------------------------------------------------------
 
@@ -288,13 +293,24 @@ def test_stages_of_a_vittm():
     assert not any('forward' in vars(module) for module in network.modules()), 'modules are restored'
 
 
-def test_stopwatch_takes_inner_stages_off_the_outer(monkeypatch):
-    ticks = iter([0.0, 1.0, 3.0, 4.0, 8.0, 10.0])
-    monkeypatch.setattr('mmvittm.benchmark.profiling.time.perf_counter', lambda: next(ticks))
-    watch = Stopwatch()
-    inner = watch.timed(lambda: None, 'inner')
-    watch.timed(lambda: (inner(), inner()), 'outer')()
-    assert watch.times == dict(outside=0.0, inner=6000.0, outer=4000.0)
+def test_stages_sum_to_the_pass(monkeypatch):
+    network = nn.ModuleDict(dict(backbone=tiny_vittm()))
+    seconds = itertools.count()  # every look at the clock takes a second
+    monkeypatch.setattr('mmvittm.benchmark.timing.time.perf_counter', lambda: next(seconds))
+    stages = time_stages(network, lambda: network.backbone(torch.randn(1, 3, 16, 16)), passes=1)
+    rest = stages.pop('rest')
+    calls = sum(stages.values()) / 1e3
+    assert calls >= len(list(staged_modules(network)))
+    assert rest == 1e3 * (calls + 1), 'the pass and each call look twice'
+
+
+def test_no_stage_is_inside_another():
+    classifier = load_config(ROOT / 'configs/vit/vit-6x96_8_1xb128-2e_cifar10.py')
+    network = inference_network(build_model(classifier))
+    staged = [module for module, _ in staged_modules(network)]
+    assert len(staged) == 1 + 6 + 1, 'patches, blocks and the head'
+    for module in staged:
+        assert not {id(inner) for inner in module.modules() if inner is not module} & set(map(id, staged))
 
 
 # --- reports ---------------------------------------------------------------------------------------------------------

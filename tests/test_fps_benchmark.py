@@ -309,15 +309,14 @@ def test_tool_runs_backends_dtypes_and_stages(run_tool, configs, tmp_path):
 def test_tool_sweeps_and_plots(configs, tmp_path, monkeypatch, capsys):
     pair = (configs['segmentor'], configs['vittm'])
     options = ['--sweep', 'memory-patch=8,4', '--shape', 40, '--whole-patches', '--rounds', 2, '--warmup', 0]
-    run_here(monkeypatch, *pair, *options, '--miou', 40, 41.5, '--out-dir', tmp_path / 'out')
+    run_here(monkeypatch, *pair, *options, '--out-dir', tmp_path / 'out')
     names = {path.name for path in (tmp_path / 'out').iterdir()}
-    plots = {'latency.png', 'ratios_8.png', 'ratios_4.png', 'accuracy.png'}
+    plots = {'latency.png', 'ratios_8.png', 'ratios_4.png'}
     assert names == {'results.json', 'results.csv', *plots}
     assert all((tmp_path / 'out' / name).stat().st_size > 5000 for name in plots)
     report = json.loads((tmp_path / 'out' / 'results.json').read_text())
     rows = report['results']
     assert [row['swept']['value'] for row in rows] == [8, 8, 4, 4]
-    assert [row['miou'] for row in rows] == [40, 41.5] * 2
     assert [row['shape'][2:] for row in rows] == [[32, 32]] * 4
     assert rows[0]['macs_per_image'] == rows[2]['macs_per_image'], 'a ViT has no memory patch'
     assert rows[3]['macs_per_image'] > rows[1]['macs_per_image']
@@ -356,7 +355,6 @@ def test_tool_times_training_with_overrides(configs, tmp_path, monkeypatch):
         (['segmentor'], ['--precision', 'nan'], '--precision must be 0 or more, not nan'),
         (['segmentor'], ['--backend', 'onnxruntime', '--dtype', 'bf16'], 'onnx does not run bf16, only fp32'),
         (['segmentor'], ['--parts', '--train'], '--parts times a forward pass of the backend torch'),
-        (['segmentor'], ['--miou', '40', '50'], '2 values of --miou for 1 configs'),
         (['vittm'], ['--shape', '2'], 'vittm.py does not run on images of 2×2: '),
         (['pooling'], ['--train'], 'pooling.py does not train on one image: use --batch-size 2'),
         (['segmentor'], ['--half-weights'], '--half-weights needs .* --dtype bf16 or fp16'),

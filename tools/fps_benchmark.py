@@ -74,7 +74,6 @@ def parse_args() -> argparse.Namespace:
     output = parser.add_argument_group('output')
     output.add_argument('--out', type=Path, metavar='JSON', help='results with every single time')
     output.add_argument('--out-dir', type=Path, metavar='DIR', help='folder for results.json, results.csv and plots')
-    output.add_argument('--miou', type=float, nargs='+', default=[], help='one per config, plotted against FPS')
     return parser.parse_args()
 
 
@@ -105,9 +104,9 @@ def run_mode(text: str) -> tuple[str, str]:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    for name, given in (('checkpoints', args.checkpoint), ('values of --miou', args.miou)):
-        if given and len(given) != len(args.configs):
-            raise UserError(f'{len(given)} {name} for {len(args.configs)} configs: give one for each config or none')
+    if args.checkpoint and len(args.checkpoint) != len(args.configs):
+        given = f'{len(args.checkpoint)} checkpoints for {len(args.configs)} configs'
+        raise UserError(f'{given}: give one for each config or none')
     if args.shape and len(args.shape) > 2:
         raise UserError(f'--shape takes H or H W, not {len(args.shape)} numbers')
     for name in ('warmup', 'precision', 'max_time'):
@@ -141,12 +140,10 @@ def run(args: argparse.Namespace, console: Console) -> dict:
             prefix = f'{swept} {value}: ' if swept else ''
             on_step = lambda text, prefix=prefix: status.update(prefix + text)  # noqa: E731
             measured = measure(candidates, args.parts, precision=args.precision / 100, on_step=on_step, **timing)
-            for index, row in enumerate(measured.pop('rows')):
+            for row in measured.pop('rows'):
                 if swept:
                     size = row['shape'][2] * row['shape'][3] if swept == 'shape' else value
                     row['swept'] = dict(name=swept, value=value, size=size, unit=SWEEPS[swept])
-                if args.miou:
-                    row['miou'] = args.miou[index % len(models)]
                 rows.append(row)
             runs.append(dict(swept=value) | measured)
     packages = dict.fromkeys(package for mode in modes for package in BACKENDS[mode.backend].packages)

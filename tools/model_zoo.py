@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
+from pages import markdown, write_section
 from study_report import between, interval
 
 from mmvittm.apis.cli import run_tool
-from mmvittm.benchmark.report import markdown
-from mmvittm.fileio import atomic_path
 
 PAGE = Path('docs/model-zoo.md')
-BEGIN, END = '<!-- begin generated -->', '<!-- end generated -->'
 URL = 'https://github.com/mmvittm/mmvittm/blob/main/'
 DATA = {
     'ade20k': 'ADE20K',
@@ -101,9 +99,7 @@ def table() -> str:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    before, rest = PAGE.read_text(encoding='utf-8').split(BEGIN)
-    with atomic_path(PAGE) as path:
-        path.write_text(f'{before}{BEGIN}\n\n{table()}\n{END}{rest.split(END)[1]}', encoding='utf-8')
+    write_section(PAGE, f'\n{table()}')
 
 
 if __name__ == '__main__':

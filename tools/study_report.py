@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from pages import markdown, write_section
 from scipy import stats
 
-from mmvittm.benchmark.report import markdown
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
@@ -142,20 +142,10 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     if 'curves' in tables and tables['curves'].step.nunique() > 1:
         text.append(f'![{metric} over the training](images/study_{name}_curves.png)\n')
         plot_curves(tables['curves'], study, repeat, images / f'study_{name}_curves.png')
-    replace_section(page, name, '\n'.join(text))
+    marks = f'<!-- study {name}: made by tools/study.py -->', f'<!-- end of {name} -->'
+    write_section(page, '\n'.join(text).rstrip(), *marks)
 
 
 def signed(table: pd.DataFrame, corner: str) -> str:
     """Markdown with minus signs before numbers."""
     return re.sub(r'(?<= )-(?=\d)', '−', markdown(table.reset_index(names=corner))) + '\n'
-
-
-def replace_section(page: Path, name: str, text: str) -> None:
-    """Replace what is between the marks of ``name``, or append it with its marks."""
-    begin, end = f'<!-- study {name}: made by tools/study.py -->', f'<!-- end of {name} -->'
-    old = page.read_text(encoding='utf-8') if page.is_file() else '# Studies\n'
-    section = f'{begin}\n{text}{end}'
-    pattern = re.compile(re.escape(begin) + '.*?' + re.escape(end), re.DOTALL)
-    new = pattern.sub(lambda match: section, old) if pattern.search(old) else f'{old.rstrip()}\n\n{section}\n'
-    with atomic_path(page) as path:
-        path.write_text(new, encoding='utf-8')

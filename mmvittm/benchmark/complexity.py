@@ -1,5 +1,6 @@
 """Counting parameters, multiply-adds and GEMMs."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -9,17 +10,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-Gemm = tuple[int, int, int]  # (M, K, N): (M × K) · (K × N)
+Gemm = tuple[int, int, int]  # (M, K, N): (M × K) · (K × N), M · K · N multiply-adds
 
 
 def count_parameters(module: nn.Module) -> int:
     """Number of parameters without buffers; a shared parameter counts once."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def multiply_adds(gemm: Gemm) -> int:
-    rows, inner, columns = gemm
-    return rows * inner * columns
 
 
 def count_forward(model: Callable[[Tensor], object], inputs: Tensor) -> tuple[float, Counter[Gemm]]:
@@ -40,8 +36,9 @@ def count_work(step: Callable[[], object]) -> tuple[float, Counter[Gemm]]:
     gemms: Counter[Gemm] = Counter()
 
     def gemm_flops(left: tuple[int, int], right: tuple[int, int], *_, **__) -> int:
-        gemms[(*left, right[1])] += 1
-        return 2 * multiply_adds((*left, right[1]))
+        gemm = (*left, right[1])
+        gemms[gemm] += 1
+        return 2 * math.prod(gemm)
 
     formulas = {
         'mm': gemm_flops,
@@ -64,7 +61,7 @@ def count_work(step: Callable[[], object]) -> tuple[float, Counter[Gemm]]:
 
 def largest(gemms: Counter[Gemm], number: int = 3) -> list[Gemm]:
     """Shapes that hold most of the work."""
-    return sorted(gemms, key=lambda gemm: gemms[gemm] * multiply_adds(gemm), reverse=True)[:number]
+    return sorted(gemms, key=lambda gemm: gemms[gemm] * math.prod(gemm), reverse=True)[:number]
 
 
 def gemm_run(gemm: Gemm, dtype: torch.dtype, device: str = 'cpu') -> Callable[[], Tensor]:

@@ -14,7 +14,7 @@ from ..apis.config import build_model, input_size, load_config
 from ..apis.tasks import inference_network
 from ..errors import UserError
 from ..weights import load_weights
-from .complexity import Gemm, count_forward, count_parameters, count_work, gemm_run, largest, multiply_adds
+from .complexity import Gemm, count_forward, count_parameters, count_work, gemm_run, largest
 from .modes import BACKENDS, DTYPES, RunMode, training_step
 from .profiling import peak_memory, time_stages
 from .timing import Run, Timing, outliers, spread, time_interleaved, timer_on
@@ -185,7 +185,7 @@ def summarize(index: int, candidates: Sequence[Candidate], timing: Timing, gemm_
 def fastest(gemm_times: GemmTimes) -> dict[str, dict]:
     """The ceiling of the machine in each dtype: its fastest GEMM and the rate in GFLOP/s."""
     found = [
-        dict(dtype=dtype, gemm=gemm, gflops=2 * multiply_adds(gemm) / float(np.median(times)) / 1e6)
+        dict(dtype=dtype, gemm=gemm, gflops=2 * math.prod(gemm) / float(np.median(times)) / 1e6)
         for (dtype, gemm), times in gemm_times.items()
     ]
     return {rate['dtype']: rate for rate in sorted(found, key=lambda rate: rate['gflops'])}  # the last one stays
@@ -197,4 +197,4 @@ def own_rates(candidate: Candidate, gemm_times: GemmTimes) -> np.ndarray | None:
     Small GEMMs run below peak and suffer most from other load, so a network is compared with GEMMs of its own shapes.
     """
     times = [gemm_times[key] for gemm in candidate.gemms if (key := (candidate.mode.dtype, gemm)) in gemm_times]
-    return 2 * sum(map(multiply_adds, candidate.gemms)) / 1e6 / np.sum(times, axis=0) if times else None
+    return 2 * sum(map(math.prod, candidate.gemms)) / 1e6 / np.sum(times, axis=0) if times else None

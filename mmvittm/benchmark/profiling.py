@@ -3,7 +3,6 @@
 import ctypes
 import gc
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,58 +12,27 @@ import torch
 from torch import nn
 
 from ..models import ViTTM
-from .timing import Run
+from .timing import Run, timer_on
 
 #: In the order of a pass; ``'rest'`` is the time outside all others.
 STAGES = ('embedding', 'read', 'ViT block', 'write', 'memory block', 'neck', 'head', 'rest')
-_AROUND = {r'.*\bneck': 'neck', r'.*\b(decode_head|head)': 'head'}
+_AROUND = {'neck': 'neck', 'decode_head|head': 'head'}
 _VITTM = {
-    r'.*\b(memory_embed|process_embed)': 'embedding',
-    r'.*\blayers\.\d+\.(read_norm|read_head)|.*\bread_fusion': 'read',
-    r'.*\blayers\.\d+\.vit_block': 'ViT block',
-    r'.*\blayers\.\d+\.(write_norm|write_head)|.*\bwrite_fusion': 'write',
-    r'.*\blayers\.\d+\.memory_block': 'memory block',
+    '(memory|process)_embed': 'embedding',
+    r'layers\.\d+\.(read_norm|read_head)|read_fusion': 'read',
+    r'layers\.\d+\.vit_block': 'ViT block',
+    r'layers\.\d+\.(write_norm|write_head)|write_fusion': 'write',
+    r'layers\.\d+\.memory_block': 'memory block',
 }
-_VIT = {r'.*\bpatch_embed': 'embedding', r'.*\blayers\.\d+': 'ViT block'}
+_VIT = {'patch_embed': 'embedding', r'layers\.\d+': 'ViT block'}
 
 
 def staged_modules(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Yield the modules to time, and their stages."""
+    """Yield the modules to time, none inside another, and their stages."""
     stages = _AROUND | (_VITTM if any(isinstance(module, ViTTM) for module in network.modules()) else _VIT)
     for name, module in network.named_modules():
-        for pattern, stage in stages.items():
-            if re.fullmatch(pattern, name):
-                yield module, stage
-
-
-class Stopwatch:
-    """Sums the milliseconds of each stage. An inner stage does not count for the outer one: stages sum to the pass."""
-
-    def __init__(self, device: str = 'cpu') -> None:
-        self.synchronize = torch.cuda.synchronize if device == 'cuda' else lambda: None
-        self.times: Counter[str] = Counter()
-        self.stages = ['outside']
-        self.last = 0.0
-
-    def tick(self) -> None:
-        """Add the time since the last tick to the innermost stage."""
-        self.synchronize()
-        now = time.perf_counter()
-        self.times[self.stages[-1]] += (now - self.last) * 1e3
-        self.last = now
-
-    def timed(self, function: Callable, stage: str) -> Callable:
-        """Wrap ``function`` so that its time is added to ``stage``."""
-
-        def call(*args, **kwargs):
-            self.tick()
-            self.stages.append(stage)
-            result = function(*args, **kwargs)
-            self.tick()
-            self.stages.pop()
-            return result
-
-        return call
+        inner = name.removeprefix('model.').removeprefix('backbone.')
+        yield from ((module, stage) for pattern, stage in stages.items() if re.fullmatch(pattern, inner))
 
 
 def time_stages(network: nn.Module, run: Run, passes: int, device: str = 'cpu') -> dict[str, float]:
@@ -73,16 +41,24 @@ def time_stages(network: nn.Module, run: Run, passes: int, device: str = 'cpu') 
     Returns:
         dict[str, float]: Milliseconds by stage, the mean of the middle half of the passes.
     """
-    staged = [(module, module.forward, stage) for module, stage in staged_modules(network)]
+    timer, staged = timer_on(device), [(module, module.forward, stage) for module, stage in staged_modules(network)]
     totals = []
+
+    def timed(forward: Callable, stage: str) -> Callable:
+        def call(*args, **kwargs):
+            outputs = []
+            times[stage] += timer(lambda: outputs.append(forward(*args, **kwargs)))
+            return outputs[0]
+
+        return call
+
     try:
+        for module, forward, stage in staged:  # hooks would miss direct calls of `forward`
+            module.forward = timed(forward, stage)
         for _ in range(passes):
-            watch = Stopwatch(device)
-            for module, forward, stage in staged:  # hooks would miss direct calls of `forward`
-                module.forward = watch.timed(forward, stage)
-            watch.timed(run, 'rest')()
-            del watch.times['outside']
-            totals.append(watch.times)
+            times: Counter[str] = Counter()
+            times['rest'] = timer(run) - times.total()
+            totals.append(times)
     finally:
         for module, *_ in staged:
             vars(module).pop('forward', None)

@@ -32,7 +32,6 @@ SPEED = {
     'memory\n(MB)': '{mb:.0f}',
     'rounds': '{rounds}, {outliers} slow',
     'stopped by': '{stopped_by}',
-    'mIoU': '{miou:.2f}',
 }
 BY_STAGE = {**_MODE, **_BATCH, **{stage: f'{{stages_ms.{stage}:.2f}} ({{shares.{stage}:.0%}})' for stage in STAGES}}
 GROWTH = {**_MODE, 'latency': '{latency:.3f}', 'multiply-adds': '{macs:.3f}'}
@@ -91,12 +90,6 @@ def show_table(console: Console, frame: pd.DataFrame, columns: dict[str, str], *
     for row in texts.itertuples(index=False):
         table.add_row(*row)
     console.print(table)
-
-
-def markdown(texts: pd.DataFrame) -> str:
-    """A Markdown table; numbers are aligned to the right."""
-    aligned = ['---:' if texts[name].str.contains(r'^\W?\d', na=False).any() else '---' for name in texts]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in [list(texts), aligned, *texts.to_numpy().tolist()])
 
 
 def growth(frame: pd.DataFrame) -> Iterator[dict]:
@@ -170,15 +163,6 @@ def plot_ratios(frame: pd.DataFrame, axes: Axes, labels: Sequence[str] | None = 
     axes.set(xlabel='speed, first config = 1')
 
 
-def plot_accuracy(frame: pd.DataFrame, axes: Axes) -> None:
-    """mIoU against FPS."""
-    for _, row in frame.iterrows():
-        axes.plot(row['fps'], row['miou'], 'o', label=_label(row))
-    axes.set(xlabel='FPS', ylabel='mIoU (%)')
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize='small')
-
-
 def _label(row: dict | pd.Series) -> str:
     return f'{Path(row["config"]).stem}, {row["mode"]}'
 
@@ -192,5 +176,3 @@ def write_plots(frame: pd.DataFrame, folder: Path) -> Iterator[Path]:
                 yield save(folder / f'ratios_{value}.png', lambda axes, own=own: plot_ratios(own, axes))
     elif len(frame) > 1:
         yield save(folder / 'ratios.png', lambda axes: plot_ratios(frame, axes))
-    if 'miou' in frame:
-        yield save(folder / 'accuracy.png', lambda axes: plot_accuracy(frame, axes))
