@@ -24,6 +24,7 @@ from mmengine.config import Config
 
 import mmvittm.models
 from mmvittm.apis.config import build_model, load_config
+from mmvittm.errors import UserError
 from mmvittm.registry import FUSIONS, RW_HEADS
 
 ROOT = Path(__file__).parents[1]
@@ -335,6 +336,25 @@ def test_conclusions(values, conclusion, monkeypatch):
     runs = pd.DataFrame(rows, columns=['model', 'fold', 'mIoU'])
     table = report.paired_differences(runs, dict(metric='mIoU', comparisons=[['A', 'B']]), 'fold')
     assert table.conclusion.iloc[0].startswith(conclusion)
+
+
+def test_models_that_a_study_refers_to(monkeypatch, tmp_path):
+    report = load_tool('study_report', monkeypatch)
+    columns = 'model,fold,length,machine,mIoU'
+    (tmp_path / 'runs.csv').write_text(f'{columns}\nA,0,5,cpu,50\nA,1,5,cpu,60\n')
+    (tmp_path / 'trees.csv').write_text('fold,depth,mIoU\n0,3,49\n1,3,58\n0,9,99\n')
+    study = dict(
+        title='T', metric='mIoU', configs=dict(A='a.py'), repeats=dict(name='fold', values=[0, 1]),
+        references=dict(trees=['trees.csv', dict(depth=3)]), comparisons=[['A', 'trees']],
+    )  # fmt: skip
+    report.write_report('T', study, tmp_path, tmp_path / 'page.md')
+    page = (tmp_path / 'page.md').read_text()
+    assert '2 of 2 runs, 5 iterations' in page
+    assert '| trees | 2 | 53.5 |' in page
+    assert '| A against trees | 2 | +1.5 |' in page
+    study['references']['trees'][0] = 'forest.csv'
+    with pytest.raises(UserError, match=r'forest.csv does not exist: the study refers to it for trees'):
+        report.write_report('T', study, tmp_path, tmp_path / 'page.md')
 
 
 # Mistakes

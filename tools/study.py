@@ -1,9 +1,9 @@
 """Run a study: train and test several configs once per fold or seed, and report the differences with their intervals.
 
 A study is a YAML file such as configs/studies/blue-marble.yml. Results go to CSV files in RESULTS/STUDY: runs.csv has a
-row per run, curves.csv the validation metric over the training, speed.csv the times. Finished runs are skipped, and an
-interrupted training resumes from its checkpoint, so stop and restart the tool at any time. A failed run is reported and
-does not stop the others.
+row per run, curves.csv the validation metric over the training, speed.csv the times. A study may refer to rows of other
+CSV files there, to compare with what it does not train. Finished runs are skipped, and an interrupted training resumes
+from its checkpoint, so stop and restart the tool at any time. A failed run is reported and does not stop the others.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import yaml
 from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from study_report import write_report
+from study_report import models_of, write_report
 
 import mmvittm
 from mmvittm.apis.cli import CfgOptions, run_tool
@@ -73,14 +73,14 @@ def load_study(name: str) -> tuple[str, dict]:
         study = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
         raise UserError(f'study {path} is not valid YAML: {" ".join(str(error).split())}') from error
-    required, optional = {'title', 'metric', 'configs', 'repeats'}, {'options', 'comparisons', 'shape'}
+    required, optional = {'title', 'metric', 'configs', 'repeats'}, {'options', 'references', 'comparisons', 'shape'}
     if not isinstance(study, dict) or not required <= study.keys() <= required | optional:
         needs, may = (', '.join(sorted(keys)) for keys in (required, optional))
         raise UserError(f'study {path} needs the keys {needs} and may have {may}')
     if not {'name', 'values', 'keys'} <= set(study['repeats']):
         raise UserError(f'study {path}: repeats needs name (such as fold), values and keys (settings that take one)')
-    if unknown := {model for pair in study.get('comparisons', []) for model in pair} - study['configs'].keys():
-        raise UserError(f'study {path} compares {", ".join(sorted(unknown))}, not one of its configs')
+    if unknown := {model for pair in study.get('comparisons', []) for model in pair} - set(models_of(study)):
+        raise UserError(f'study {path} compares {", ".join(sorted(unknown))}, not one of its configs or references')
     return path.stem, study
 
 

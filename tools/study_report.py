@@ -1,6 +1,7 @@
 """Tables and plots of a study, made from its CSV files alone (tools/study.py --report)."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,25 @@ def between(low: float, high: float) -> str:
     return 'needs two runs' if np.isnan(low) else f'{low:.1f} to {high:.1f}'
 
 
+def models_of(study: dict) -> list[str]:
+    """The models of a study in its order, those that it only refers to at the end."""
+    return [*study['configs'], *study.get('references', {})]
+
+
+def references(study: dict, folder: Path) -> Iterator[pd.DataFrame]:
+    """Yield the rows of each model that the study did not train: those of a file with the values that it asks for."""
+    for model, (file, wanted) in study.get('references', {}).items():
+        if not (folder / file).is_file():
+            raise UserError(f'{folder / file} does not exist: the study refers to it for {model}')
+        rows = pd.read_csv(folder / file)
+        yield rows[(rows[list(wanted)] == pd.Series(wanted)).all(axis=1)].assign(model=model)
+
+
 def results_table(runs: pd.DataFrame, study: dict, speed: pd.DataFrame | None) -> pd.DataFrame:
     """Mean and interval of the metric per model, the mean of each class, and the speed."""
     metric = study['metric']
     rows = {}
-    for model in [model for model in study['configs'] if model in set(runs.model)]:
+    for model in [model for model in models_of(study) if model in set(runs.model)]:
         own = runs[runs.model == model]
         row = {
             'runs': f'{len(own)}',
@@ -64,7 +79,7 @@ def plot_tradeoff(runs: pd.DataFrame, study: dict, speed: pd.DataFrame, path: Pa
     """The metric against the time per image, with 95 % intervals."""
     figure = Figure(figsize=(6, 4), layout='constrained')
     axes = figure.add_subplot(xlabel='ms per image', ylabel=study['metric'])
-    for model in [model for model in study['configs'] if model in set(runs.model) & set(speed.index)]:
+    for model in [model for model in models_of(study) if model in set(runs.model) & set(speed.index)]:
         values = runs[runs.model == model][study['metric']]
         half = (interval(values)[1] - values.mean()) if len(values) > 1 else None
         axes.errorbar(speed.ms[model], values.mean(), yerr=half, fmt='o', capsize=3, label=model)
@@ -75,7 +90,7 @@ def plot_runs(runs: pd.DataFrame, study: dict, repeat: str, path: Path) -> None:
     """The metric of every run, with a line through the models of each fold or seed."""
     figure = Figure(figsize=(6, 4), layout='constrained')
     table = runs.pivot(index='model', columns=repeat, values=study['metric'])
-    table = table.loc[[model for model in study['configs'] if model in table.index]]
+    table = table.loc[[model for model in models_of(study) if model in table.index]]
     axes = table.rename(columns=lambda value: f'{repeat} {value}').plot(ax=figure.add_subplot(), marker='o')
     axes.set_xticks(range(len(table)), table.index, rotation=20, ha='right')
     axes.set(xlabel='', ylabel=study['metric'])
@@ -87,7 +102,7 @@ def plot_curves(curves: pd.DataFrame, study: dict, repeat: str, path: Path) -> N
     figure = Figure(figsize=(6, 4), layout='constrained')
     curves = curves.drop_duplicates(['model', repeat, 'step'], keep='last')
     table = curves.pivot_table(index='step', columns='model', values=study['metric'])
-    axes = table[[model for model in study['configs'] if model in table]].plot(ax=figure.add_subplot(), marker='.')
+    axes = table[[model for model in models_of(study) if model in table]].plot(ax=figure.add_subplot(), marker='.')
     axes.set(xlabel=unit_of(study), ylabel=f'{study["metric"]}, mean over {repeat}s')
     axes.xaxis.get_major_locator().set_params(integer=True)
     save(figure, path)
@@ -124,9 +139,12 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     speed = tables['speed'].set_index('model') if 'speed' in tables else None
     lengths = ' or '.join(str(length) for length in sorted(runs.length.unique()))
     expected = len(study['configs']) * len(study['repeats']['values'])
+    machines = ', '.join(runs.machine.unique())
+    done = f'{len(runs)} of {expected} runs, {lengths} {unit_of(study)}s each, on {machines}.\n'
+    runs = pd.concat([runs, *references(study, folder)])
     text = [
         f'## {study["title"]}\n',
-        f'{len(runs)} of {expected} runs, {lengths} {unit_of(study)}s each, on {", ".join(runs.machine.unique())}.\n',
+        done,
         signed(results_table(runs, study, speed), 'model'),
     ]
     differences = paired_differences(runs, study, repeat)
