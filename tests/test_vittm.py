@@ -11,6 +11,7 @@ from helpers.tiny import images, tiny_vittm
 from mmvittm.errors import UserError
 from mmvittm.models import ViTTM
 from mmvittm.models.token_embeds import grid_of, resample_pos_embed
+from mmvittm.registry import RW_HEADS
 
 ARCH = TINY_ARCH | dict(num_layers=3)
 
@@ -348,6 +349,16 @@ def test_initialisation_is_reproducible_with_std_0_02():
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     for weight in (model.memory_embed.pos_embed, model.layers[3].read_head.v.weight):
         assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize('head', sorted(RW_HEADS.module_dict))
+def test_initialisation_of_heads_can_be_chosen(head):
+    rw_head = dict(type=head, init_cfg=dict(type='Constant', layer='Linear', val=0.25))
+    layer = build(rw_head=rw_head).layers[0]
+    for part in (layer.read_head, layer.write_head):
+        linears = [module for module in part.modules() if isinstance(module, torch.nn.Linear)]
+        assert linears
+        assert all((linear.weight == 0.25).all() for linear in linears)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ class RWHead(BaseModule):
     Args:
         embed_dims (int): Width C of the tokens.
         num_heads (int): Number of attention heads; a divisor of ``embed_dims``.
+        init_cfg (dict, optional): Initialisation. Defaults to that of timm's ViT, as in the authors' code: truncated
+            normal of std 0.02, which is made for ``embed_dims`` of 768.
 
     Attributes:
         fixed_tokens (bool): Whether the head is built for fixed numbers of tokens. The backbone then refuses other
@@ -32,9 +34,8 @@ class RWHead(BaseModule):
 
     fixed_tokens = False
 
-    def __init__(self, embed_dims: int, num_heads: int) -> None:
-        # the initialisation of timm's ViT, as in the authors' code
-        super().__init__(init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0))
+    def __init__(self, embed_dims: int, num_heads: int, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0))
         self.embed_dims = positive_int('embed_dims', embed_dims)
         self.num_heads = positive_int('num_heads', num_heads)
         if embed_dims % num_heads:

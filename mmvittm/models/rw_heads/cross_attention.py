@@ -17,10 +17,11 @@ class CrossAttention(RWHead):
     Args:
         embed_dims (int): Width C of the tokens.
         num_heads (int): Number of attention heads.
+        init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int) -> None:
-        super().__init__(embed_dims, num_heads)
+    def __init__(self, embed_dims: int, num_heads: int, init_cfg: dict | None = None) -> None:
+        super().__init__(embed_dims, num_heads, init_cfg)
         self.q, self.k, self.v, self.proj = (nn.Linear(embed_dims, embed_dims) for _ in range(4))
         self.q_norm, self.k_norm, self.v_norm = (nn.LayerNorm(embed_dims) for _ in range(3))
 

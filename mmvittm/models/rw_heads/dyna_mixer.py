@@ -27,6 +27,7 @@ class DynaMixer(RWHead):
         source_tokens (int): Number N of source tokens.
         query_tokens (int): Number M of query tokens.
         reduced_dims (int): Numbers that each head compresses a token to. Defaults to 2, as in the DynaMixer paper.
+        init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
     """
 
     fixed_tokens = True
@@ -38,8 +39,9 @@ class DynaMixer(RWHead):
         source_tokens: int,
         query_tokens: int,
         reduced_dims: int = 2,
+        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(embed_dims, num_heads)
+        super().__init__(embed_dims, num_heads, init_cfg)
         self.source_tokens = positive_int('source_tokens', source_tokens)
         self.query_tokens = positive_int('query_tokens', query_tokens)
         positive_int('reduced_dims', reduced_dims)

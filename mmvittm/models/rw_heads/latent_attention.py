@@ -19,10 +19,13 @@ class LatentAttention(RWHead):
         embed_dims (int): Width C of the tokens.
         latent_ratio (int): The number of latents is ``embed_dims / latent_ratio``. Defaults to 4.
         hidden_dims (int): Hidden width of both MLPs. Defaults to 64.
+        init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
     """
 
-    def __init__(self, embed_dims: int, latent_ratio: int = 4, hidden_dims: int = 64) -> None:
-        super().__init__(embed_dims, num_heads=1)
+    def __init__(
+        self, embed_dims: int, latent_ratio: int = 4, hidden_dims: int = 64, init_cfg: dict | None = None
+    ) -> None:
+        super().__init__(embed_dims, num_heads=1, init_cfg=init_cfg)
         num_latents = latent_width(embed_dims, latent_ratio, self.num_heads, minimum=2)
         positive_int('hidden_dims', hidden_dims)
         self.norm = nn.LayerNorm(embed_dims)

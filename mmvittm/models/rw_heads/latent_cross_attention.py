@@ -18,10 +18,11 @@ class LatentCrossAttention(RWHead):
         embed_dims (int): Width C of the tokens.
         num_heads (int): Number of attention heads.
         latent_ratio (int): ``embed_dims / latent_ratio`` latents are split between the attention heads. Defaults to 4.
+        init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4) -> None:
-        super().__init__(embed_dims, num_heads)
+    def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4, init_cfg: dict | None = None) -> None:
+        super().__init__(embed_dims, num_heads, init_cfg)
         num_latents = latent_width(embed_dims, latent_ratio, num_heads, minimum=2)
         self.q = nn.Linear(embed_dims, num_latents)
         self.k = nn.Linear(embed_dims, num_latents)

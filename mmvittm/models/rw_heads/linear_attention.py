@@ -32,10 +32,11 @@ class LinearAttention(RWHead):
         embed_dims (int): Width C of the tokens.
         num_heads (int): Number of attention heads.
         latent_ratio (int): ``embed_dims`` divided by the width of queries and keys. Defaults to 4.
+        init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4) -> None:
-        super().__init__(embed_dims, num_heads)
+    def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4, init_cfg: dict | None = None) -> None:
+        super().__init__(embed_dims, num_heads, init_cfg)
         latent_dims = latent_width(embed_dims, latent_ratio, num_heads)
         self.q = nn.Linear(embed_dims, latent_dims)
         self.k = nn.Linear(embed_dims, latent_dims)

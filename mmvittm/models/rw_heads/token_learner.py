@@ -20,12 +20,13 @@ class TokenLearner(RWHead):
     Args:
         embed_dims (int): Width C of the tokens.
         query_tokens (int): Number M of query tokens, and hidden width of the MLP.
+        init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
     """
 
     fixed_tokens = True
 
-    def __init__(self, embed_dims: int, query_tokens: int) -> None:
-        super().__init__(embed_dims, num_heads=1)
+    def __init__(self, embed_dims: int, query_tokens: int, init_cfg: dict | None = None) -> None:
+        super().__init__(embed_dims, num_heads=1, init_cfg=init_cfg)
         positive_int('query_tokens', query_tokens)
         self.norm = nn.LayerNorm(embed_dims)
         self.mlp = MLP(embed_dims, query_tokens, query_tokens)
