@@ -139,8 +139,8 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     speed = tables['speed'].set_index('model') if 'speed' in tables else None
     lengths = ' or '.join(str(length) for length in sorted(runs.length.unique()))
     expected = len(study['configs']) * len(study['repeats']['values'])
-    machines = ', '.join(runs.machine.unique())
-    done = f'{len(runs)} of {expected} runs, {lengths} {unit_of(study)}s each, on {machines}.\n'
+    machines, plural = ', '.join(runs.machine.unique()), 's' if lengths != '1' else ''
+    done = f'{len(runs)} of {expected} runs, {lengths} {unit_of(study)}{plural} each, on {machines}.\n'
     runs = pd.concat([runs, *references(study, folder)])
     text = [
         f'## {study["title"]}\n',
@@ -160,6 +160,8 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     if 'curves' in tables and tables['curves'].step.nunique() > 1:
         text.append(f'![{metric} over the training](images/study_{name}_curves.png)\n')
         plot_curves(tables['curves'], study, repeat, images / f'study_{name}_curves.png')
+    if not page.is_file():
+        page.write_text('# Studies\n', encoding='utf-8')
     marks = f'<!-- study {name}: made by tools/study.py -->', f'<!-- end of {name} -->'
     write_section(page, '\n'.join(text).rstrip(), *marks)
 
