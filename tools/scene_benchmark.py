@@ -21,7 +21,7 @@ import pandas as pd
 import rasterio
 import torch
 from mmengine.fileio import load
-from performance_report import renewed
+from pages import write_section
 from PIL import Image
 from rich.console import Console
 
@@ -253,8 +253,7 @@ def render(source: Path, doc: Path) -> None:
     draw(frame, doc.parent / 'images' / 'scenes.png')
     origin = f'From [{source.name}](../{source.as_posix()}), {frame.threads.max()} OpenMP threads at most.'
     text = f'{table(frame)}\n\n{origin}\n\n![seconds and memory against megapixels](images/scenes.png)'
-    with atomic_path(doc) as path:
-        path.write_text(renewed(doc.read_text(), text))
+    write_section(doc, f'\n{text}\n')
 
 
 def main() -> None:
