@@ -32,6 +32,7 @@ def run_here(monkeypatch, *args) -> None:
     ('options', 'sentence'),
     [
         (['--out-dir', 'README.md/results'], 'cannot write to README.md/results: Not a directory'),
+        (['--threads', '0'], '--threads must be a whole number above 0, not 0'),
         (['--render', 'missing.csv'], 'results file not found: missing.csv'),
     ],
 )

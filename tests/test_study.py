@@ -352,6 +352,9 @@ def test_models_that_a_study_refers_to(monkeypatch, tmp_path):
     assert '2 of 2 runs, 5 iterations' in page
     assert '| trees | 2 | 53.5 |' in page
     assert '| A against trees | 2 | +1.5 |' in page
+    study['references']['trees'] = ['trees.csv', dict(leaves=3)]
+    with pytest.raises(UserError, match=r'trees.csv has no column leaves, which the study needs for trees'):
+        report.write_report('T', study, tmp_path, tmp_path / 'page.md')
     study['references']['trees'][0] = 'forest.csv'
     with pytest.raises(UserError, match=r'forest.csv does not exist: the study refers to it for trees'):
         report.write_report('T', study, tmp_path, tmp_path / 'page.md')
@@ -366,6 +369,10 @@ BAD_STUDIES = {
     'comparison': (
         '{title: T, metric: m, configs: {A: a.py}, repeats: {name: f, values: [0], keys: []}, comparisons: [[A, C]]}',
         'compares C, not one of its configs',
+    ),
+    'reference': (
+        '{title: T, metric: m, configs: {A: a.py}, repeats: {name: f, values: [0], keys: []}, references: {B: b.csv}}',
+        'reference B needs a list of a CSV file and a dict',
     ),
     'config': (
         '{title: T, metric: m, configs: {A: a.py}, repeats: {name: fold, values: [0], keys: []}}',

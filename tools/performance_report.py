@@ -57,6 +57,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--threads', type=int, default=2, help='CPU threads (default: 2)')
     parser.add_argument('--render', type=Path, metavar='CSV', help='write plots and tables of CSV without measuring')
     args = parser.parse_args()
+    if args.threads < 1:
+        raise UserError(f'--threads must be a whole number above 0, not {args.threads}')
     if args.render and not args.render.is_file():
         raise UserError(f'results file not found: {args.render}')
     return args

@@ -79,6 +79,11 @@ def load_study(name: str) -> tuple[str, dict]:
         raise UserError(f'study {path} needs the keys {needs} and may have {may}')
     if not {'name', 'values', 'keys'} <= set(study['repeats']):
         raise UserError(f'study {path}: repeats needs name (such as fold), values and keys (settings that take one)')
+    for model, reference in study.get('references', {}).items():
+        if not isinstance(reference, list) or [type(value) for value in reference] != [str, dict]:
+            raise UserError(
+                f'study {path}: reference {model} needs a list of a CSV file and a dict of values of its columns'
+            )
     if unknown := {model for pair in study.get('comparisons', []) for model in pair} - set(models_of(study)):
         raise UserError(f'study {path} compares {", ".join(sorted(unknown))}, not one of its configs or references')
     return path.stem, study

@@ -36,6 +36,10 @@ def references(study: dict, folder: Path) -> Iterator[pd.DataFrame]:
         if not (folder / file).is_file():
             raise UserError(f'{folder / file} does not exist: the study refers to it for {model}')
         rows = pd.read_csv(folder / file)
+        if missing := {*wanted, study['repeats']['name'], study['metric']} - set(rows):
+            raise UserError(
+                f'{folder / file} has no column {", ".join(sorted(missing))}, which the study needs for {model}'
+            )
         yield rows[(rows[list(wanted)] == pd.Series(wanted)).all(axis=1)].assign(model=model)
 
 

@@ -22,7 +22,7 @@ class RWHead(BaseModule):
         embed_dims (int): Width C of the tokens.
         num_heads (int): Number of attention heads; a divisor of ``embed_dims``.
         init_cfg (dict, optional): Initialisation. Defaults to that of timm's ViT, as in the authors' code: truncated
-            normal of std 0.02, which is made for ``embed_dims`` of 768.
+            normal of std 0.02.
 
     Attributes:
         fixed_tokens (bool): Whether the head is built for fixed numbers of tokens. The backbone then refuses other
