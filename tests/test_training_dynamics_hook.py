@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.tiny import images, one_thread, tiny_backbone  # noqa: F401
+from helpers.tiny import ARCH, images, one_thread, tiny_backbone  # noqa: F401
 from mmengine.dataset import pseudo_collate
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, DefaultScope
@@ -101,6 +101,29 @@ def test_numbers_by_hand(tmp_path):
         assert got[key] == pytest.approx(grads.norm().item(), rel=1e-4), key
 
 
+def test_vit_has_process_tokens_and_gradients(tmp_path):
+    torch.manual_seed(0)
+    backbone = dict(type='mmpretrain.VisionTransformer', arch=ARCH, img_size=16, patch_size=8)
+    head = dict(type='mmpretrain.VisionTransformerClsHead', num_classes=2, in_channels=16)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head))
+    found = train(model, tmp_path, interval=1, iterations=1)
+    got = {tag.removeprefix('backbone/'): steps[1] for tag, steps in found.items()}
+    assert got.keys() == {f'{name}/block_{i:02d}' for name in ('process_norm', 'grad_norm') for i in (0, 1)} | {
+        'grad_norm/embeddings'
+    }
+
+    first = model.backbone.layers[0]
+    outputs = []
+    first.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    model.zero_grad()
+    model.parse_losses(model(images(), [sample['data_samples'] for sample in batch()], mode='loss'))[0].backward()
+    assert got['process_norm/block_00'] == pytest.approx(mean_norm(outputs[0]), rel=1e-4)
+    for key, module in {'grad_norm/block_00': first, 'grad_norm/embeddings': model.backbone.patch_embed}.items():
+        grads = torch.cat([parameter.grad.flatten() for parameter in module.parameters()])
+        assert got[key] == pytest.approx(grads.norm().item(), rel=1e-4), key
+
+
 def test_recomputed_activations_count_once(tmp_path):
     plain, checkpointed = (
         train(classifier(with_cp=with_cp), tmp_path / str(with_cp), interval=1, iterations=1)
@@ -135,9 +158,9 @@ def test_hooks_are_removed(tmp_path):
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_model_without_vittm(tmp_path):
+def test_model_without_transformer(tmp_path):
     model = MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=dict(type='mmpretrain.LeNet5')))
-    with pytest.raises(UserError, match='found no ViTTM in the model: remove it from custom_hooks'):
+    with pytest.raises(UserError, match='found neither ViTTM nor VisionTransformer in the model: remove it from custom_hooks'):
         train(model, tmp_path, interval=1, iterations=1)
 
 

@@ -5,16 +5,18 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from mmpretrain.models import VisionTransformer
 from torch import Tensor, nn
 
 from ...errors import UserError
 from ...models import ViTTM
+from ...models.backbones.vittm import ViTTMLayer
 from ...registry import HOOKS
 
 
 @HOOKS.register_module()
 class TrainingDynamicsHook(Hook):
-    """Log the norms of both streams, their updates and the gradients of a ViTTM by block.
+    """Log the norms of the tokens, their updates and the gradients of a ViTTM or of mmpretrain's ViT by block.
 
     All backends of the visualizer (TensorBoard, W&B, …) get these scalars as ``<backbone>/<scalar>/block_i``:
 
@@ -24,7 +26,7 @@ class TrainingDynamicsHook(Hook):
     - ``grad_norm``, ``read_head_grad_norm``, ``write_head_grad_norm``: norm of the gradients of the block and of its
       read and write heads, as the optimizer applies them: averaged over processes, unscaled and clipped.
 
-    It also logs ``<backbone>/grad_norm/embeddings``. Token norms are L2 norms, averaged over the images and tokens of
+    It also logs ``<backbone>/grad_norm/embeddings``. A ViT has ``process_norm`` and ``grad_norm`` only. Token norms are L2 norms, averaged over the images and tokens of
     the main process. The hook touches the model only in logged iterations. With gradient accumulation, it logs at the
     next optimizer step.
 
@@ -32,7 +34,7 @@ class TrainingDynamicsHook(Hook):
         interval (int): Number of iterations between two logs. Defaults to 50.
 
     Raises:
-        UserError: If ``interval`` is not positive, or the model has no ViTTM.
+        UserError: If ``interval`` is not positive, or the model has neither.
     """
 
     priority = 'LOW'
@@ -46,11 +48,16 @@ class TrainingDynamicsHook(Hook):
         self._stepped = False
 
     def before_train(self, runner: Runner) -> None:
-        """Find the ViTTMs of the model."""
+        """Find the backbones of the model."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self._backbones = {name: module for name, module in model.named_modules() if isinstance(module, ViTTM)}
+        self._backbones = {
+            name: module for name, module in model.named_modules() if isinstance(module, (ViTTM, VisionTransformer))
+        }
         if not self._backbones:
-            raise UserError('TrainingDynamicsHook found no ViTTM in the model: remove it from custom_hooks')
+            raise UserError(
+                'TrainingDynamicsHook found neither ViTTM nor VisionTransformer in the model: '
+                'remove it from custom_hooks'
+            )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Register the forward hooks for a logged iteration."""
@@ -58,10 +65,8 @@ class TrainingDynamicsHook(Hook):
             return
         for name, backbone in self._backbones.items():
             for index, layer in enumerate(backbone.layers):
-                self._watch(layer.vit_block, f'{name}/process_norm/block_{index:02d}', _norm_of_output)
-                self._watch(layer.memory_block, f'{name}/memory_norm/block_{index:02d}', _norm_of_output)
-                self._watch(layer.read_head, f'{name}/read_update/block_{index:02d}', _relative_update)
-                self._watch(layer.write_head, f'{name}/write_update/block_{index:02d}', _relative_update)
+                for scalar, (module, measure) in _tokens_of(layer).items():
+                    self._watch(module, f'{name}/{scalar}/block_{index:02d}', measure)
         # mmengine clears the gradients within the iteration, right after the step
         self._handles.append(runner.optim_wrapper.optimizer.register_step_pre_hook(self._on_step))
 
@@ -89,15 +94,29 @@ class TrainingDynamicsHook(Hook):
     @torch.no_grad()
     def _on_step(self, *_: object) -> None:
         for name, backbone in self._backbones.items():
-            groups = {f'{name}/grad_norm/embeddings': (backbone.memory_embed, backbone.process_embed)}
+            embeddings = [module for child, module in backbone.named_children() if child.endswith('_embed')]
+            groups = {f'{name}/grad_norm/embeddings': embeddings}
             for index, layer in enumerate(backbone.layers):
-                groups[f'{name}/grad_norm/block_{index:02d}'] = (layer,)
-                groups[f'{name}/read_head_grad_norm/block_{index:02d}'] = (layer.read_head,)
-                groups[f'{name}/write_head_grad_norm/block_{index:02d}'] = (layer.write_head,)
+                groups[f'{name}/grad_norm/block_{index:02d}'] = [layer]
+                for child, module in layer.named_children():
+                    if child in ('read_head', 'write_head'):
+                        groups[f'{name}/{child}_grad_norm/block_{index:02d}'] = [module]
             for key, modules in groups.items():
                 if (norm := _grad_norm(modules)) is not None:
                     self._scalars[key] = norm
         self._stepped = True
+
+
+def _tokens_of(layer: nn.Module) -> dict[str, tuple[nn.Module, Callable]]:
+    """The modules of a block whose tokens are logged: scalar -> module and measure."""
+    if not isinstance(layer, ViTTMLayer):
+        return dict(process_norm=(layer, _norm_of_output))
+    return dict(
+        process_norm=(layer.vit_block, _norm_of_output),
+        memory_norm=(layer.memory_block, _norm_of_output),
+        read_update=(layer.read_head, _relative_update),
+        write_update=(layer.write_head, _relative_update),
+    )
 
 
 def _token_norm(tokens: Tensor) -> Tensor:
