@@ -160,7 +160,7 @@ def test_hooks_are_removed(tmp_path):
 
 def test_model_without_transformer(tmp_path):
     model = MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=dict(type='mmpretrain.LeNet5')))
-    with pytest.raises(UserError, match='found neither ViTTM nor VisionTransformer in the model: remove it from custom_hooks'):
+    with pytest.raises(UserError, match='found neither ViTTM nor VisionTransformer in the model: remove it'):
         train(model, tmp_path, interval=1, iterations=1)
 
 

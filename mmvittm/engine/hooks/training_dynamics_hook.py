@@ -26,9 +26,9 @@ class TrainingDynamicsHook(Hook):
     - ``grad_norm``, ``read_head_grad_norm``, ``write_head_grad_norm``: norm of the gradients of the block and of its
       read and write heads, as the optimizer applies them: averaged over processes, unscaled and clipped.
 
-    It also logs ``<backbone>/grad_norm/embeddings``. A ViT has ``process_norm`` and ``grad_norm`` only. Token norms are L2 norms, averaged over the images and tokens of
-    the main process. The hook touches the model only in logged iterations. With gradient accumulation, it logs at the
-    next optimizer step.
+    It also logs ``<backbone>/grad_norm/embeddings``. A ViT has ``process_norm`` and ``grad_norm`` only. Token norms are
+    L2 norms, averaged over the images and tokens of the main process. The hook touches the model only in logged
+    iterations. With gradient accumulation, it logs at the next optimizer step.
 
     Args:
         interval (int): Number of iterations between two logs. Defaults to 50.
