@@ -93,11 +93,12 @@ def write_study(path, configs, iterations=2):
         'default_hooks.checkpoint.interval': 1,
         'default_hooks.checkpoint.save_best': None,
         'default_hooks.logger.interval': 1,
+        'custom_hooks': [dict(type='mmvittm.TrainingDynamicsHook', interval=1)],
     }
     content = dict(
         title='Tiny', metric='mIoU', configs=configs, options=options,
         repeats=dict(name='seed', values=[0], keys=['randomness.seed']),
-        comparisons=[['A', 'B']] if len(configs) > 1 else [],
+        comparisons=[['A', 'B']] if len(configs) > 1 else [], scalars=['loss', 'backbone/process_norm'],
     )  # fmt: skip
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
@@ -152,6 +153,18 @@ def test_runs_are_recorded(studied):
     assert curves.mIoU[3] == pytest.approx(runs.mIoU['B'], abs=0.01)
 
 
+def test_scalars_of_the_log_are_recorded(studied):
+    folder, *_ = studied
+    scalars = pd.read_csv(folder / 'results/tiny/scalars.csv')
+    assert list(zip(scalars.model, scalars.step, strict=True)) == [('A', 1), ('A', 2), ('B', 1), ('B', 2)]
+    [log] = folder.glob('work/tiny/B/*/train/*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for name in ('loss', 'backbone/process_norm/block_00', 'backbone/process_norm/block_01'):
+        wanted = [line[name] for line in lines if name in line]
+        assert list(scalars[scalars.model == 'B'][name]) == pytest.approx(wanted, rel=1e-3)
+    assert not any('memory_norm' in name for name in scalars)
+
+
 def test_a_failed_run_stops_no_other(studied):
     *_, sentence, printed = studied
     assert sentence.startswith('error: broken cannot be built: config ')
@@ -168,7 +181,8 @@ def test_the_page_shows_the_study(studied):
     page = (folder / 'study.md').read_text()
     assert '2 of 3 runs, 2 iterations each' in page
     assert '| A against B | 1 | ' in page
-    assert (folder / 'images/study_tiny_curves.png').is_file()
+    for plot in ('curves', 'scalars'):
+        assert (folder / f'images/study_tiny_{plot}.png').is_file()
 
 
 def test_finished_runs_are_skipped(studied, run_tool):
@@ -325,6 +339,22 @@ def test_tables_of_known_numbers(monkeypatch, tmp_path):
     assert '| A against B | 3 | +2.0 | −0.5 to 4.5 | no difference shown |' in text
     assert '| B against A | 3 | −2.0 | −4.5 to 0.5 | no difference shown |' in text
     assert {path.name for path in (tmp_path / 'images').iterdir()} == {'study_known_runs.png', 'study_known_speed.png'}
+
+
+def test_scalars_that_a_model_lacks_are_left_out(monkeypatch, tmp_path):
+    report = load_tool('study_report', monkeypatch)
+    columns = 'model,seed,step,loss,memory/block_00,memory/block_01'
+    (tmp_path / 'scalars.csv').write_text(f'{columns}\nViT,0,10,2,,\nViTTM,0,10,3,,\nViTTM,0,10,,5,7\n')
+    study = dict(configs=dict(ViT='', ViTTM=''), scalars=['loss', 'memory'])
+    figures = []
+    monkeypatch.setattr(report, 'save', lambda figure, path: figures.append(figure))
+    report.plot_scalars(pd.read_csv(tmp_path / 'scalars.csv'), study, tmp_path / 'plot.png')
+    loss, by_block, memory, memory_by_block = figures[0].axes
+    assert [line.get_label() for line in loss.lines] == ['ViT', 'ViTTM']
+    assert not by_block.get_visible()
+    assert [list(line.get_ydata()) for line in memory.lines] == [[6]]
+    assert [list(line.get_ydata()) for line in memory_by_block.lines] == [[5, 7]]
+    assert memory.lines[0].get_color() == loss.lines[1].get_color()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """Run a study: train and test several configs once per fold or seed, and report the differences with their intervals.
 
 A study is a YAML file such as configs/studies/blue-marble.yml. Results go to CSV files in RESULTS/STUDY: runs.csv has a
-row per run, curves.csv the validation metric over the training, speed.csv the times. A study may refer to rows of other
-CSV files there, to compare with what it does not train. Finished runs are skipped, and an interrupted training resumes
-from its checkpoint, so stop and restart the tool at any time. A failed run is reported and does not stop the others.
+row per run, curves.csv the validation metric over the training, scalars.csv the logged scalars that the study names,
+speed.csv the times. A study may refer to rows of other CSV files there, to compare with what it does not train.
+Finished runs are skipped, and an interrupted training resumes from its checkpoint, so stop and restart the tool at any
+time. A failed run is reported and does not stop the others.
 """
 
 import argparse
@@ -18,7 +19,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from modulefinder import ModuleFinder
@@ -73,7 +75,8 @@ def load_study(name: str) -> tuple[str, dict]:
         study = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
         raise UserError(f'study {path} is not valid YAML: {" ".join(str(error).split())}') from error
-    required, optional = {'title', 'metric', 'configs', 'repeats'}, {'options', 'references', 'comparisons', 'shape'}
+    required = {'title', 'metric', 'configs', 'repeats'}
+    optional = {'options', 'references', 'comparisons', 'scalars', 'shape'}
     if not isinstance(study, dict) or not required <= study.keys() <= required | optional:
         needs, may = (', '.join(sorted(keys)) for keys in (required, optional))
         raise UserError(f'study {path} needs the keys {needs} and may have {may}')
@@ -253,12 +256,26 @@ def train_and_test(run: Run, metric: str, tools: Tools, on_progress: Callable[[f
     return metrics | dict(minutes=round((time.monotonic() - start) / 60, 1))
 
 
+def logged(folder: Path) -> Iterator[dict]:
+    """Yield the lines of mmengine's log of scalars."""
+    for path in sorted(folder.glob('train/*/vis_data/scalars.json')):
+        # a killed process leaves half a line
+        yield from (json.loads(line) for line in path.read_text().splitlines() if line.endswith('}'))
+
+
 def validation_curve(folder: Path, metric: str) -> dict[int, float]:
-    """The validation metric by iteration or epoch, from mmengine's log."""
-    logs = sorted(folder.glob('train/*/vis_data/scalars.json'))
-    lines = [line for path in logs for line in path.read_text().splitlines()]
-    scalars = [json.loads(line) for line in lines if line.endswith('}')]  # a killed process leaves half a line
-    return {each['step']: each[metric] for each in scalars if metric in each}
+    """The validation metric by iteration or epoch."""
+    return {each['step']: each[metric] for each in logged(folder) if metric in each}
+
+
+def training_scalars(folder: Path, names: list[str]) -> dict[int, dict[str, float]]:
+    """The scalars of a training by iteration; a name stands for those of all blocks."""
+    scalars = defaultdict(dict)
+    for line in logged(folder):
+        found = {key: float(f'{value:.4g}') for key, value in line.items() if key.partition('/block_')[0] in names}
+        if found:
+            scalars[line['step']] |= found
+    return scalars
 
 
 def record(run: Run, metrics: dict, study: dict, folder: Path) -> None:
@@ -277,6 +294,8 @@ def record(run: Run, metrics: dict, study: dict, folder: Path) -> None:
     if curve := validation_curve(run.folder, metric):
         rows = [key | {'step': step, metric: round(value, 3)} for step, value in curve.items()]
         append_rows(folder / 'curves.csv', rows)
+    if scalars := training_scalars(run.folder, study.get('scalars', [])):
+        append_rows(folder / 'scalars.csv', [key | {'step': step} | row for step, row in scalars.items()])
 
 
 def append_rows(path: Path, rows: list[dict]) -> None:

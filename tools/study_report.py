@@ -112,6 +112,22 @@ def plot_curves(curves: pd.DataFrame, study: dict, repeat: str, path: Path) -> N
     save(figure, path)
 
 
+def plot_scalars(scalars: pd.DataFrame, study: dict, path: Path) -> None:
+    """Scalars over the training, the mean over blocks, and of each block at the end; means over folds or seeds."""
+    means = scalars.groupby(['model', 'step']).mean(numeric_only=True)
+    figure = Figure(figsize=(9, 2.2 * len(study['scalars'])), layout='constrained')
+    for row, scalar in zip(figure.subplots(len(study['scalars']), 2, squeeze=False), study['scalars'], strict=True):
+        for color, model in enumerate(model for model in study['configs'] if model in means.index):
+            own = means.loc[model].filter(regex=rf'^{re.escape(scalar)}(/block_\d+)?$').dropna()
+            if len(own):  # a ViT has no memory
+                row[0].plot(own.index, own.mean(axis=1), color=f'C{color}', label=model)
+                row[1].plot(range(own.shape[1]), own.iloc[-1], 'o-', color=f'C{color}')
+        row[0].set(ylabel=scalar.rpartition('/')[2], xlabel='iteration')
+        row[1].set(xlabel='block, last logged iteration')
+        row[1].set_visible(scalar not in means)
+    save(figure, path)
+
+
 def unit_of(study: dict) -> str:
     """Unit of the length of a training: epochs of a classifier, iterations of a segmentor."""
     return 'epoch' if study['metric'].startswith('accuracy') else 'iteration'
@@ -164,6 +180,9 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     if 'curves' in tables and tables['curves'].step.nunique() > 1:
         text.append(f'![{metric} over the training](images/study_{name}_curves.png)\n')
         plot_curves(tables['curves'], study, repeat, images / f'study_{name}_curves.png')
+    if 'scalars' in tables:
+        text.append(f'![Logged scalars over the training and by block](images/study_{name}_scalars.png)\n')
+        plot_scalars(tables['scalars'], study, images / f'study_{name}_scalars.png')
     if not page.is_file():
         page.write_text('# Studies\n', encoding='utf-8')
     marks = f'<!-- study {name}: made by tools/study.py -->', f'<!-- end of {name} -->'
