@@ -1,6 +1,7 @@
 """Segmentation of scenes in parts: the numbers of the whole, files read and written in windows, and bad input."""
 
 import hashlib
+import importlib.util
 from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.deployment import photograph
+from helpers.deployment import ROOT, photograph
 from helpers.tiny import ARCH, one_thread, randomize  # noqa: F401  (a fixture)
 from mmengine.config import Config
 from mmseg.structures import SegDataSample
@@ -479,6 +480,58 @@ def test_tool_says_what_is_wrong(files, tmp_path, run_tool):
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith('error: image ')
     assert not (tmp_path / 'b.tif').exists()
+
+
+def influence_tool():
+    spec = importlib.util.spec_from_file_location('scene_influence', ROOT / 'tools/scene_influence.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_influence_of_a_box(files, scene_tif, tmp_path, run_tool):
+    """The change outside the box by hand, for the box in its mean colour."""
+    out = tmp_path / 'influence.png'
+    done = run_tool('scene_influence.py', *files, scene_tif, '--box', 39, 21, 42, 50, '--out', out)
+    assert done.returncode == 0, done.stderr
+    assert Image.open(out).size[0] > 1000
+    image = photograph(120, 200).astype(float)  # 4×4 patches within columns 39 to 81 and rows 21 to 71
+    box = slice(24, 68), slice(40, 80)
+    before = whole_logits(model(), image)[0].softmax(0)
+    image[box] = image[box].mean((0, 1))
+    change = (whole_logits(model(), image)[0].softmax(0) - before).abs().sum(0) / 2
+    outside = torch.ones_like(change, dtype=torch.bool)
+    outside[box] = False
+    inside, beyond = change[~outside].mean(), change[outside].mean()
+    shown = f'{inside:.1%} of the probabilities change inside the box, {beyond:.2%} outside'
+    assert f'replaced by its mean colour: {shown}' in done.stdout
+    assert beyond > 1e-4
+
+
+def test_shuffling_keeps_the_patches_of_a_row():
+    tool = influence_tool()
+    image = torch.arange(3 * 8 * 20.0).reshape(1, 3, 8, 20)
+    shuffled = tool.alterations(image, Window(4, 4, 4, 12), (2, 3), seed=0)['patches shuffled in rows']
+    assert not shuffled.equal(image)
+    for row in (4, 6):
+        before, after = (
+            {tuple(x[..., row : row + 2, left : left + 3].flatten().tolist()) for left in (4, 7, 10, 13)}
+            for x in (image, shuffled)
+        )
+        assert before == after
+    shuffled[..., 4:8, 4:16] = image[..., 4:8, 4:16]
+    assert shuffled.equal(image)
+
+
+@pytest.mark.parametrize('box', [(0, 0, 3, 90), (190, 0, 0, 20), (198, 0, 20, 20), (-20, 5, 10, 10)])
+def test_box_without_a_patch(files, scene_tif, tmp_path, run_tool, box):
+    done = run_tool('scene_influence.py', *files, scene_tif, '--out', tmp_path / 'a.png', '--box', *box)
+    assert done.returncode == 1
+    text = ' '.join(map(str, box))
+    assert done.stderr.splitlines()[-1] == (
+        f'error: --box {text} holds no patch of 4×4 of the image of 200×120: choose another'
+    )
+    assert not (tmp_path / 'a.png').exists()
 
 
 def shipped(files, name):

@@ -18,6 +18,7 @@ from .distributed import explain_lost_process
 for _message in (
     'Default ``avg_non_ignore`` is False',
     '``build_loss`` would be deprecated soon',
+    'Dataset has no geotransform',  # rasterio, of every image that is no map
     'The draw is False, it means that the hook for visualization will not take effect',
 ):
     warnings.filterwarnings('ignore', message=_message)
