@@ -301,6 +301,16 @@ def test_every_shipped_study_can_be_read(study_tool, tmp_path):
         assert len({run.hash for run in runs}) == len(runs) == len(configs) + 1, name
 
 
+def test_options_of_one_model(study_tool, tmp_path):
+    cifar = dict.fromkeys('AB', 'vittm/vittm-6x96_4-8_1xb128-2e_cifar10.py')
+    study = dict(
+        configs=cifar, repeats=dict(name='seed', values=[0], keys=['randomness.seed']),
+        options={'train_dataloader.batch_size': 64}, model_options=dict(B={'train_dataloader.batch_size': 32}),
+    )  # fmt: skip
+    runs = study_tool.build_runs(study, {}, tmp_path)
+    assert [run.cfg.train_dataloader.batch_size for run in runs] == [64, 32]
+
+
 def test_a_fold_within_a_path(study_tool, tmp_path):
     _, study = study_tool.load_study('earth')
     for run in study_tool.build_runs(study, {}, tmp_path):
@@ -399,6 +409,10 @@ BAD_STUDIES = {
     'comparison': (
         '{title: T, metric: m, configs: {A: a.py}, repeats: {name: f, values: [0], keys: []}, comparisons: [[A, C]]}',
         'compares C, not one of its configs',
+    ),
+    'model options': (
+        '{title: T, metric: m, configs: {A: a.py}, repeats: {name: f, values: [0], keys: []}, model_options: {C: {}}}',
+        'has model_options of C, not one of its configs',
     ),
     'reference': (
         '{title: T, metric: m, configs: {A: a.py}, repeats: {name: f, values: [0], keys: []}, references: {B: b.csv}}',

@@ -115,6 +115,18 @@ def test_memory_in_chunks_takes_less_memory():
     assert saved(memory_chunk=64) < saved() / 4
 
 
+@pytest.mark.parametrize('options', [{}, dict(memory_chunk=7)])
+def test_streams_without_norms(options):
+    model = tiny_vittm(stream_norms=False, out_stream='tokens', **options)
+    assert not any('read_norm' in name or 'write_norm' in name for name, _ in model.named_parameters())
+    process, memory = model.process_embed(images())[0], model.memory_embed(images())[0]
+    for layer in model.layers:
+        process = layer.vit_block(process + layer.read_head(memory, process))
+        memory = memory + layer.write_head(process, memory)
+    for ours, expected in zip(model(images())[0], (model.process_norm(process), memory), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
 def in_regions(model, x, regions, run_block=lambda block, process: block(process)):
     """Outputs for 'tokens', with each read and write computed for one region after the other."""
     (process, memory), grids = model._embed(x)

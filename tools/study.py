@@ -76,7 +76,7 @@ def load_study(name: str) -> tuple[str, dict]:
     except yaml.YAMLError as error:
         raise UserError(f'study {path} is not valid YAML: {" ".join(str(error).split())}') from error
     required = {'title', 'metric', 'configs', 'repeats'}
-    optional = {'options', 'references', 'comparisons', 'scalars', 'shape'}
+    optional = {'options', 'model_options', 'references', 'comparisons', 'scalars', 'shape'}
     if not isinstance(study, dict) or not required <= study.keys() <= required | optional:
         needs, may = (', '.join(sorted(keys)) for keys in (required, optional))
         raise UserError(f'study {path} needs the keys {needs} and may have {may}')
@@ -87,6 +87,8 @@ def load_study(name: str) -> tuple[str, dict]:
             raise UserError(
                 f'study {path}: reference {model} needs a list of a CSV file and a dict of values of its columns'
             )
+    if unknown := set(study.get('model_options', {})) - set(study['configs']):
+        raise UserError(f'study {path} has model_options of {", ".join(sorted(unknown))}, not one of its configs')
     if unknown := {model for pair in study.get('comparisons', []) for model in pair} - set(models_of(study)):
         raise UserError(f'study {path} compares {", ".join(sorted(unknown))}, not one of its configs or references')
     return path.stem, study
@@ -171,7 +173,8 @@ def build_runs(study: dict, cfg_options: dict, work_dir: Path) -> list[Run]:
     runs = []
     for repeat in study['repeats']['values']:
         for model, source in study['configs'].items():
-            options = study.get('options', {}) | _repeated(study['repeats']['keys'], repeat) | cfg_options
+            options = study.get('options', {}) | study.get('model_options', {}).get(model, {})
+            options |= _repeated(study['repeats']['keys'], repeat) | cfg_options
             run = Run(model, source, repeat, load_config(mmvittm.configs_dir() / source, options), work_dir)
             if not run.length:
                 raise UserError(f'config {source} has no train_cfg.max_iters or max_epochs')

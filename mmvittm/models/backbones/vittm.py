@@ -34,7 +34,7 @@ class ViTTMLayer(BaseModule):
         read_head (RWHead): From memory to process tokens.
         write_head (RWHead): From process to memory tokens.
         memory_block (MemoryBlock): Processing of the memory around the write.
-        norm_cfg (dict): Config of the two LayerNorms.
+        norm_cfg (dict, optional): Config of the two LayerNorms. None for none.
         rw_drop_path_rate (float): Stochastic depth of the read and of the write.
     """
 
@@ -44,14 +44,14 @@ class ViTTMLayer(BaseModule):
         read_head: RWHead,
         write_head: RWHead,
         memory_block: MemoryBlock,
-        norm_cfg: dict,
+        norm_cfg: dict | None,
         rw_drop_path_rate: float,
     ) -> None:
         super().__init__()
-        self.read_norm = build_norm_layer(norm_cfg, vit_block.embed_dims)
+        self.read_norm = _build_norm(norm_cfg, vit_block.embed_dims)
         self.read_head = read_head
         self.vit_block = vit_block
-        self.write_norm = build_norm_layer(norm_cfg, vit_block.embed_dims)
+        self.write_norm = _build_norm(norm_cfg, vit_block.embed_dims)
         self.write_head = write_head
         self.memory_block = memory_block
         self.drop_path = build_dropout(dict(type='DropPath', drop_prob=rw_drop_path_rate))
@@ -146,6 +146,10 @@ class ViTTMLayer(BaseModule):
         return process
 
 
+def _build_norm(cfg: dict | None, embed_dims: int) -> nn.Module:
+    return build_norm_layer(cfg, embed_dims) if cfg else nn.Identity()
+
+
 def _checkpointed(function: Callable, *args: Any) -> Any:
     return cp.checkpoint(function, *args, use_reentrant=False) if torch.is_grad_enabled() else function(*args)
 
@@ -194,6 +198,7 @@ class ViTTM(
         drop_path_rate (float): Stochastic depth of the last ViT block; it increases linearly from 0 over the blocks.
         rw_drop_path_rate (float): Stochastic depth of every read and write.
         norm_cfg (dict): Config of the LayerNorms outside of heads and memory blocks.
+        stream_norms (bool): Whether both streams are normalised before reads and before writes, as in the paper.
         frozen_stages (int): 0 freezes the embeddings, n also the first n blocks, -1 nothing.
         with_cp (bool): Whether to checkpoint the activations of each block, to save memory in training.
         memory_chunk (int, optional): Process the memory in chunks of this many tokens, to save memory on large images:
@@ -239,6 +244,7 @@ class ViTTM(
         drop_path_rate: float = 0.0,
         rw_drop_path_rate: float = 0.0,
         norm_cfg: dict = dict(type='LN', eps=1e-6),
+        stream_norms: bool = True,
         frozen_stages: int = -1,
         with_cp: bool = False,
         memory_chunk: int | None = None,
@@ -294,7 +300,7 @@ class ViTTM(
                 read_head=build_head(source_tokens=memory_tokens, query_tokens=process_tokens),
                 write_head=build_head(source_tokens=process_tokens, query_tokens=memory_tokens),
                 memory_block=build_component(MEMORY_BLOCKS, MemoryBlock, block_cfg, embed_dims=self.embed_dims),
-                norm_cfg=norm_cfg,
+                norm_cfg=norm_cfg if stream_norms else None,
                 rw_drop_path_rate=rw_drop_path_rate,
             )
             for block_drop_path_rate, block_cfg in zip(drop_path_rates, memory_blocks, strict=True)
