@@ -50,7 +50,7 @@ def test_every_head_meets_every_fusion(configs):
     backbones = [cfg.model.backbone for name, cfg in configs.items() if name.startswith(('head-', 'baseline'))]
     pairs = [(backbone.rw_head.type, backbone.fusion.type) for backbone in backbones]
     assert sorted(pairs) == sorted(product(heads, fusions))
-    assert len(pairs) == 18
+    assert len(pairs) == 21
 
 
 def test_ablations_differ_in_the_backbone_alone(configs):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.tiny import ARCH as TINY_ARCH
-from helpers.tiny import images, tiny_vittm
+from helpers.tiny import ATTENTION_HEADS, images, tiny_vittm
 
 from mmvittm.errors import UserError
 from mmvittm.models import ViTTM
@@ -83,7 +83,7 @@ def test_tokens_are_normed_process_and_plain_memory():
     assert torch.equal(memory, memory_map.flatten(2).transpose(1, 2))
 
 
-@pytest.mark.parametrize('head', ['LinearAttention', 'CrossAttention', 'LatentAttention', 'LatentCrossAttention'])
+@pytest.mark.parametrize('head', ATTENTION_HEADS)
 @pytest.mark.parametrize('chunk', [1, 5, 100])
 def test_memory_in_chunks_gives_the_same(head, chunk):
     """Outputs and gradients, for chunks of one token, of a number that does not divide 16, and of more."""

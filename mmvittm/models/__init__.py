@@ -3,7 +3,15 @@ from .backbones.vittm import ViTTM
 from .fusions import AddEraseFusion, AddFusion, EraseFusion
 from .heads import PixelShuffleHead, ViTTMClsHead
 from .memory_blocks import MemoryBlock, MemoryConvNeXt, MemoryMLP
-from .rw_heads import CrossAttention, DynaMixer, LatentAttention, LatentCrossAttention, LinearAttention, TokenLearner
+from .rw_heads import (
+    CrossAttention,
+    DynaMixer,
+    FocusedLinearAttention,
+    LatentAttention,
+    LatentCrossAttention,
+    LinearAttention,
+    TokenLearner,
+)
 from .streams import Streams
 from .token_embeds import LearnedTokens, PatchTokens, PooledCells, PooledTokens
 
@@ -13,6 +21,7 @@ __all__ = [
     'CrossAttention',
     'DynaMixer',
     'EraseFusion',
+    'FocusedLinearAttention',
     'LatentAttention',
     'LatentCrossAttention',
     'LearnedTokens',

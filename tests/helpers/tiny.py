@@ -11,7 +11,14 @@ from torch import nn
 from mmvittm.apis.config import build_model
 from mmvittm.registry import MODELS
 
-HEADS = ('LinearAttention', 'CrossAttention', 'LatentAttention', 'LatentCrossAttention', 'TokenLearner', 'DynaMixer')
+ATTENTION_HEADS = (
+    'LinearAttention',
+    'FocusedLinearAttention',
+    'CrossAttention',
+    'LatentAttention',
+    'LatentCrossAttention',
+)
+HEADS = (*ATTENTION_HEADS, 'TokenLearner', 'DynaMixer')
 FUSIONS = ('AddFusion', 'EraseFusion', 'AddEraseFusion')
 MEMORY_BLOCKS = ('MemoryBlock', 'MemoryMLP', 'MemoryConvNeXt')
 

@@ -3,6 +3,7 @@
 from .base import RWHead
 from .cross_attention import CrossAttention
 from .dyna_mixer import DynaMixer
+from .focused_linear_attention import FocusedLinearAttention
 from .latent_attention import LatentAttention
 from .latent_cross_attention import LatentCrossAttention
 from .linear_attention import LinearAttention
@@ -11,6 +12,7 @@ from .token_learner import TokenLearner
 __all__ = [
     'CrossAttention',
     'DynaMixer',
+    'FocusedLinearAttention',
     'LatentAttention',
     'LatentCrossAttention',
     'LinearAttention',

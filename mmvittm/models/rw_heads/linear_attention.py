@@ -35,6 +35,8 @@ class LinearAttention(RWHead):
         init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
     """
 
+    eps = 1e-6  # of the denominator
+
     def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4, init_cfg: dict | None = None) -> None:
         super().__init__(embed_dims, num_heads, init_cfg)
         latent_dims = latent_width(embed_dims, latent_ratio, num_heads)
@@ -53,7 +55,7 @@ class LinearAttention(RWHead):
         # Sums over a few thousand source tokens exceed the range of fp16 and the precision of bf16, so they stay in
         # fp32, apart from the means, which have the magnitude of a value.
         with without_autocast(k):
-            k = _features(k)
+            k = self.features(k)
             total = k.sum(1, keepdim=True)
             # a feature that is zero for all tokens has no mean; its weight is zero too
             shares = k / total.clamp_min(torch.finfo(k.dtype).tiny)
@@ -74,16 +76,22 @@ class LinearAttention(RWHead):
         q = self.q(query)
         dtype = q.dtype
         with without_autocast(q):
-            weights = self.split_heads(_features(q) * summary.total)
-            weights = weights / (weights.sum(-1, keepdim=True) + 1e-6)
+            weights = self.split_heads(self.features(q) * summary.total)
+            weights = weights / (weights.sum(-1, keepdim=True) + self.eps)
             return merge_heads(weights @ at_least_fp32(summary.means)).to(dtype)
 
     def attention_map(self, source: Tensor, query: Tensor) -> Tensor:
         """``(B, N, C)``, ``(B, M, C)`` -> ``(B, h, M, N)``: the map that the order of the products avoids."""
-        q, k = self.split_heads(_features(self.q(query))), self.split_heads(_features(self.k(source)))
+        q, k = (self.split_heads(self.features(x)) for x in (self.q(query), self.k(source)))
         with without_autocast(q):
             scores = q @ k.transpose(2, 3)
-            return scores / (scores.sum(-1, keepdim=True) + 1e-6)
+            return scores / (scores.sum(-1, keepdim=True) + self.eps)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return positive features of projected tokens ``(B, N, L)``, of the same shape and in fp32 at least."""
+        # elu(x) + 1; elu itself computes expm1, which is several times slower than exp
+        x = at_least_fp32(x)
+        return x.clamp_max(0).exp() + F.relu(x)
 
     def _average(self, tokens: int) -> Callable[[Tensor, Tensor, torch.dtype], Tensor]:
         """Choose the order with fewer multiply-adds for this number of source tokens."""
@@ -109,9 +117,3 @@ class LinearAttention(RWHead):
             bias = self.v.bias.to(dtype).unflatten(0, (self.num_heads, -1)).unsqueeze(2)
             values = torch.baddbmm(bias, weight, tokens.transpose(1, 2))  # (h, C/h, B·L/h)
             return values.unflatten(2, (source.shape[0], -1)).permute(2, 0, 3, 1)
-
-
-def _features(x: Tensor) -> Tensor:
-    # elu(x) + 1; elu itself computes expm1, which is several times slower than exp
-    x = at_least_fp32(x)
-    return x.clamp_max(0).exp() + F.relu(x)

@@ -1,0 +1,2 @@
+_base_ = './baseline.py'
+model = dict(backbone=dict(rw_head=dict(latent_ratio=1)))
