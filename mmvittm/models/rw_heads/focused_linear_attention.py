@@ -15,8 +15,8 @@ class FocusedLinearAttention(LinearAttention):
               x_+ = \mathrm{ReLU}(x) + 10^{-6}
 
     in place of :math:`\mathrm{elu} + 1`, per token and attention head, with an elementwise power. The features keep
-    their norm and turn towards their largest entries, so that a query weights its sources less evenly. The parameters are
-    those of :class:`LinearAttention`. Not in the ViTTM paper; follows the focused function of
+    their norm and turn towards their largest entries, so that a query weights its sources less evenly. The parameters
+    are those of :class:`LinearAttention`. Not in the ViTTM paper; follows the focused function of
     `FLatten Transformer <https://arxiv.org/abs/2308.00442>`_, without its convolution of the values.
 
     Args:

@@ -1,0 +1,2 @@
+_base_ = './baseline.py'
+model = dict(backbone=dict(stream_norms=False))
