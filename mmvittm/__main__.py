@@ -13,6 +13,7 @@ COMMANDS = {
     'test': 'test.py',
     'predict': 'image_demo.py',
     'scene': 'scene_demo.py',
+    'scene-influence': 'scene_influence.py',
     'memory': 'visualize_memory.py',
     'fps': 'fps_benchmark.py',
     'study': 'study.py',
