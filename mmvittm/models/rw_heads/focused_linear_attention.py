@@ -22,8 +22,8 @@ class FocusedLinearAttention(LinearAttention):
     Args:
         embed_dims (int): Width C of the tokens.
         num_heads (int): Number of attention heads.
-        latent_ratio (int): ``embed_dims`` divided by the width of queries and keys. Defaults to 1:
-            about half of the features of a token are near zero, so narrow heads are left with few.
+        latent_ratio (int): ``embed_dims`` divided by the width of queries and keys. Defaults to 1, since about half of
+            the features of a token are near zero.
         focusing_factor (float): The power p, 1 or more. Defaults to 3, as in the FLatten paper.
         init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
 
