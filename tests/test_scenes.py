@@ -534,6 +534,15 @@ def test_box_without_a_patch(files, scene_tif, tmp_path, run_tool, box):
     assert not (tmp_path / 'a.png').exists()
 
 
+def test_influence_needs_patches_of_memory(files, scene_tif, tmp_path, run_tool):
+    pooled = dict(memory_embed=dict(type='PooledTokens', grid=4), process_embed=dict(type='PatchTokens', patch_size=8))
+    config(**pooled).dump(files[0])
+    torch.save(dict(state_dict=model(**pooled).state_dict(), meta={}), files[1])
+    done = run_tool('scene_influence.py', *files, scene_tif, '--out', tmp_path / 'a.png', '--box', 0, 0, 20, 20)
+    assert done.returncode == 1
+    assert 'has no ViTTM with a memory of PatchTokens as its backbone' in done.stderr.splitlines()[-1]
+
+
 def shipped(files, name):
     """A folder like those of weights/."""
     config, checkpoint = files

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mmvittm.apis.cli import run_tool
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
-from mmvittm.models import ViTTM
+from mmvittm.models import PatchTokens, ViTTM
 from mmvittm.scenes import load_segmentor
 from mmvittm.scenes.inputs import padded_size, read_normalized
 from mmvittm.scenes.rasters import Window, open_raster
@@ -103,8 +103,10 @@ def draw(changes: dict[str, Tensor], box: Window) -> Figure:
 def main() -> None:
     args = parse_args()
     model = load_segmentor(args.config, args.checkpoint)
-    if not isinstance(model.backbone, ViTTM):
-        raise UserError(f'config {args.config} has no ViTTM as its backbone')
+    if not isinstance(model.backbone, ViTTM) or not isinstance(model.backbone.memory_embed, PatchTokens):
+        raise UserError(
+            f'config {args.config} has no ViTTM with a memory of PatchTokens as its backbone: choose another'
+        )
     patch = model.backbone.memory_embed.patch_size
     console = Console(soft_wrap=True, markup=False, highlight=False)
     with open_raster(args.image) as raster, atomic_path(args.out) as path:
