@@ -49,6 +49,6 @@ class FocusedLinearAttention(LinearAttention):
     def features(self, x: Tensor) -> Tensor:
         """Return positive features of projected tokens ``(B, N, L)``, of the same shape and in fp32 at least."""
         x = (F.relu(at_least_fp32(x)) + 1e-6).unflatten(-1, (self.num_heads, -1))
-        # the direction first, since a power of small numbers underflows
-        focused = F.normalize(F.normalize(x, dim=-1) ** self.focusing_factor, dim=-1)
-        return (x.norm(dim=-1, keepdim=True) * focused).flatten(-2)
+        norm = x.norm(dim=-1, keepdim=True)
+        focused = (x / norm) ** self.focusing_factor  # the direction first, since a power of small numbers underflows
+        return (focused * (norm / focused.norm(dim=-1, keepdim=True))).flatten(-2)
