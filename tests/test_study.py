@@ -193,6 +193,17 @@ def test_finished_runs_are_skipped(studied, run_tool):
     assert (folder / 'results/tiny/runs.csv').read_bytes() == before
 
 
+def test_equal_runs_of_another_study_are_copied(studied, run_tool):
+    folder, *_ = studied
+    other = write_study(folder / 'other.yml', {'same as B': str(folder / 'b.py')})
+    done = run_tool('study.py', other, *arguments(folder))
+    assert '1 of 1 runs are finished' in done.stdout
+    for table in ('runs', 'curves', 'scalars'):
+        ours, theirs = (pd.read_csv(folder / 'results' / name / f'{table}.csv') for name in ('other', 'tiny'))
+        theirs = theirs[theirs.model == 'B'].assign(model='same as B').reset_index(drop=True)
+        pd.testing.assert_frame_equal(ours, theirs, check_dtype=False)
+
+
 def test_stop_and_resume(run_tool, fresh_processes, data, tmp_path):
     """SIGTERM ends the training too; SIGKILL leaves it running, and it holds the lock of its folder until it ends."""
     study = write_study(tmp_path / 'long.yml', dict(A=write_config(tmp_path / 'a.py', data)), iterations=30)

@@ -3,8 +3,9 @@
 A study is a YAML file such as configs/studies/blue-marble.yml. Results go to CSV files in RESULTS/STUDY: runs.csv has a
 row per run, curves.csv the validation metric over the training, scalars.csv the logged scalars that the study names,
 speed.csv the times. A study may refer to rows of other CSV files there, to compare with what it does not train.
-Finished runs are skipped, and an interrupted training resumes from its checkpoint, so stop and restart the tool at any
-time. A failed run is reported and does not stop the others.
+Finished runs are skipped, those of equal settings in another study of RESULTS are copied, and an interrupted training
+resumes from its checkpoint, so stop and restart the tool at any time. A failed run is reported and does not stop the
+others.
 """
 
 import argparse
@@ -314,6 +315,19 @@ def append_rows(path: Path, rows: list[dict]) -> None:
         os.close(folder)
 
 
+def copy_from_other_study(run: Run, repeat: str, folder: Path) -> bool:
+    """Copy the rows of a run of equal hash in the results of another study; return whether there is one."""
+    for path in sorted(folder.parent.glob('*/runs.csv')):
+        if path.parent != folder and run.hash in set(pd.read_csv(path).hash):
+            for table in (path.with_name(name) for name in ('curves.csv', 'scalars.csv', 'runs.csv')):
+                rows = pd.read_csv(table) if table.is_file() else pd.DataFrame(dict(hash=[]))
+                own = rows[rows.hash == run.hash].assign(**{'model': run.model, repeat: run.repeat})
+                if len(own):
+                    append_rows(folder / table.name, own.to_dict('records'))
+            return True
+    return False
+
+
 def unbuildable(runs: list[Run]) -> dict[str, Exception]:
     """Build the model of each config, and return the errors: better now than after hours of training the others."""
     errors = {}
@@ -333,6 +347,7 @@ def run_study(runs: list[Run], study: dict, folder: Path, jobs: int, console: Co
         table = pd.read_csv(folder / 'runs.csv')
         done = set(table[['model', repeat, 'hash']].itertuples(index=False, name=None))
     pending = [run for run in runs if (run.model, run.repeat, run.hash) not in done]
+    pending = [run for run in pending if not copy_from_other_study(run, repeat, folder)]
     console.print(f'{len(runs) - len(pending)} of {len(runs)} runs are finished', highlight=False)
     broken = unbuildable(pending)
     problems = [f'{model} cannot be built: {error}' for model, error in broken.items()]
