@@ -1,6 +1,7 @@
 """Tables and plots of a study, made from its CSV files alone (tools/study.py --report)."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,12 +93,15 @@ def plot_tradeoff(runs: pd.DataFrame, study: dict, speed: pd.DataFrame, path: Pa
 
 def plot_runs(runs: pd.DataFrame, study: dict, repeat: str, path: Path) -> None:
     """The metric of every run, with a line through the models of each fold or seed."""
-    figure = Figure(figsize=(6, 4), layout='constrained')
     table = runs.pivot(index='model', columns=repeat, values=study['metric'])
     table = table.loc[[model for model in models_of(study) if model in table.index]]
-    axes = table.rename(columns=lambda value: f'{repeat} {value}').plot(ax=figure.add_subplot(), marker='o')
-    axes.set_xticks(range(len(table)), table.index, rotation=20, ha='right')
-    axes.set(xlabel='', ylabel=study['metric'])
+    figure = Figure(figsize=(6, 0.3 * len(table) + 1.5), layout='constrained')
+    axes = figure.add_subplot(xlabel=study['metric'])
+    for value in table:
+        axes.plot(table[value], range(len(table)), 'o-', linewidth=0.7, markersize=4, label=f'{repeat} {value}')
+    axes.set_yticks(range(len(table)), table.index)
+    axes.invert_yaxis()
+    axes.grid(axis='x', alpha=0.3)
     save(figure, path)
 
 
@@ -106,24 +110,35 @@ def plot_curves(curves: pd.DataFrame, study: dict, repeat: str, path: Path) -> N
     figure = Figure(figsize=(6, 4), layout='constrained')
     curves = curves.drop_duplicates(['model', repeat, 'step'], keep='last')
     table = curves.pivot_table(index='step', columns='model', values=study['metric'])
-    axes = table[[model for model in models_of(study) if model in table]].plot(ax=figure.add_subplot(), marker='.')
+    table = table[[model for model in models_of(study) if model in table]]
+    axes = table.plot(ax=figure.add_subplot(), marker='.', legend=False)
     axes.set(xlabel=unit_of(study), ylabel=f'{study["metric"]}, mean over {repeat}s')
     axes.xaxis.get_major_locator().set_params(integer=True)
     save(figure, path)
 
 
 def plot_scalars(scalars: pd.DataFrame, study: dict, path: Path) -> None:
-    """Scalars over the training, the mean over blocks, and of each block at the end; means over folds or seeds."""
+    """Scalars over the training, the mean over blocks, and of each block at the end; means over folds or seeds.
+
+    Models of the same config have the same colour and different lines.
+    """
     means = scalars.groupby(['model', 'step']).mean(numeric_only=True)
+    models = [model for model in study['configs'] if model in means.index]
+    configs, seen, styles = list(dict.fromkeys(study['configs'].values())), Counter(), {}
+    for model in models:
+        config = study['configs'][model]
+        styles[model] = dict(color=f'C{configs.index(config)}', linestyle=('-', '--', ':', '-.')[seen[config] % 4])
+        seen[config] += 1
     figure = Figure(figsize=(9, 2.2 * len(study['scalars'])), layout='constrained')
     for row, scalar in zip(figure.subplots(len(study['scalars']), 2, squeeze=False), study['scalars'], strict=True):
-        for color, model in enumerate(model for model in study['configs'] if model in means.index):
+        for model in models:
             own = means.loc[model].filter(regex=rf'^{re.escape(scalar)}(/block_\d+)?$').dropna()
             if len(own):  # a ViT has no memory
-                row[0].plot(own.index, own.mean(axis=1), color=f'C{color}', label=model)
-                row[1].plot(range(own.shape[1]), own.iloc[-1], 'o-', color=f'C{color}')
-        row[0].set(ylabel=scalar.rpartition('/')[2], xlabel='iteration')
-        row[1].set(xlabel='block, last logged iteration')
+                share = own.index / means.loc[model].index.max()  # lengths differ
+                row[0].plot(share, own.mean(axis=1), label=model, linewidth=1, **styles[model])
+                row[1].plot(range(own.shape[1]), own.iloc[-1], marker='o', markersize=4, **styles[model])
+        row[0].set(ylabel=scalar.rpartition('/')[2], xlabel='share of the training')
+        row[1].set(xlabel='block, end of the training')
         row[1].set_visible(scalar not in means)
     save(figure, path)
 
@@ -134,7 +149,8 @@ def unit_of(study: dict) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    figure.axes[0].legend(fontsize='small')
+    labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*labels, loc='outside upper center', ncols=3 if len(labels[0]) < 10 else 2, fontsize='small')
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, metadata=dict(Software=None))
 
