@@ -5,7 +5,11 @@ _base_ = [
     '../_base_/schedules/earth.py',
     '../_base_/default_runtime.py',
 ]
+window_size = (2700, 360)
 train_pipeline = _base_.train_pipeline
-train_pipeline[2].update(crop_size=_base_.window)
+train_pipeline[2].update(crop_size=window_size)
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-model = dict(data_preprocessor=dict(size=_base_.window))
+model = dict(
+    data_preprocessor=dict(size=window_size),
+    test_cfg=dict(_delete_=True, mode='slide', crop_size=window_size, stride=window_size),
+)

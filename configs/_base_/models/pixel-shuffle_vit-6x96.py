@@ -1,6 +1,5 @@
 # The control for scenes of the Earth: a ViT of the same width, depth and patches, which sees a window at a time.
 _base_ = './pixel-shuffle_vittm-6x96.py'
-window = (2700, 360)
 model = dict(
     backbone=dict(
         _delete_=True,
@@ -11,5 +10,4 @@ model = dict(
         out_indices=_base_.model.backbone.out_indices,
         out_type='featmap',
     ),
-    test_cfg=dict(_delete_=True, mode='slide', crop_size=window, stride=window),
 )
