@@ -196,11 +196,13 @@ def test_finished_runs_are_skipped(studied, run_tool):
 def test_equal_runs_of_another_study_are_copied(studied, run_tool):
     folder, *_ = studied
     other = write_study(folder / 'other.yml', {'same as B': str(folder / 'b.py')})
+    other.write_text(other.read_text().replace('name: seed', 'name: repetition'))
     done = run_tool('study.py', other, *arguments(folder))
     assert '1 of 1 runs are finished' in done.stdout
     for table in ('runs', 'curves', 'scalars'):
         ours, theirs = (pd.read_csv(folder / 'results' / name / f'{table}.csv') for name in ('other', 'tiny'))
         theirs = theirs[theirs.model == 'B'].assign(model='same as B').reset_index(drop=True)
+        theirs = theirs.rename(columns=dict(seed='repetition'))
         pd.testing.assert_frame_equal(ours, theirs, check_dtype=False)
 
 

@@ -320,8 +320,9 @@ def copy_from_other_study(run: Run, repeat: str, folder: Path) -> bool:
     for path in sorted(folder.parent.glob('*/runs.csv')):
         if path.parent != folder and run.hash in set(pd.read_csv(path).hash):
             for table in (path.with_name(name) for name in ('curves.csv', 'scalars.csv', 'runs.csv')):
-                rows = pd.read_csv(table) if table.is_file() else pd.DataFrame(dict(hash=[]))
-                own = rows[rows.hash == run.hash].assign(**{'model': run.model, repeat: run.repeat})
+                rows = pd.read_csv(table) if table.is_file() else pd.DataFrame(columns=['model', repeat, 'hash'])
+                own = rows[rows.hash == run.hash].rename(columns={rows.columns[1]: repeat})  # the other may have folds
+                own = own.assign(**{'model': run.model, repeat: run.repeat})
                 if len(own):
                     append_rows(folder / table.name, own.to_dict('records'))
             return True
