@@ -95,7 +95,7 @@ def plot_runs(runs: pd.DataFrame, study: dict, repeat: str, path: Path) -> None:
     """The metric of every run, with a line through the models of each fold or seed."""
     table = runs.pivot(index='model', columns=repeat, values=study['metric'])
     table = table.loc[[model for model in models_of(study) if model in table.index]]
-    figure = Figure(figsize=(6, 0.3 * len(table) + 1.5), layout='constrained')
+    figure = Figure(figsize=(8, 0.3 * len(table) + 1.5), layout='constrained')
     axes = figure.add_subplot(xlabel=study['metric'])
     for value in table:
         axes.plot(table[value], range(len(table)), 'o-', linewidth=0.7, markersize=4, label=f'{repeat} {value}')
