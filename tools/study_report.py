@@ -82,7 +82,7 @@ def paired_differences(runs: pd.DataFrame, study: dict, repeat: str) -> pd.DataF
 
 def plot_tradeoff(runs: pd.DataFrame, study: dict, speed: pd.DataFrame, path: Path) -> None:
     """The metric against the time per image, with 95 % intervals."""
-    figure = Figure(figsize=(6, 4), layout='constrained')
+    figure = Figure(figsize=(9, 4), layout='constrained')
     axes = figure.add_subplot(xlabel='ms per image', ylabel=study['metric'])
     for model in [model for model in models_of(study) if model in set(runs.model) & set(speed.index)]:
         values = runs[runs.model == model][study['metric']]
@@ -107,7 +107,7 @@ def plot_runs(runs: pd.DataFrame, study: dict, repeat: str, path: Path) -> None:
 
 def plot_curves(curves: pd.DataFrame, study: dict, repeat: str, path: Path) -> None:
     """Mean validation metric over the training."""
-    figure = Figure(figsize=(6, 4), layout='constrained')
+    figure = Figure(figsize=(9, 4), layout='constrained')
     curves = curves.drop_duplicates(['model', repeat, 'step'], keep='last')
     table = curves.pivot_table(index='step', columns='model', values=study['metric'])
     table = table[[model for model in models_of(study) if model in table]]
@@ -140,7 +140,7 @@ def plot_scalars(scalars: pd.DataFrame, study: dict, path: Path) -> None:
         row[0].set(ylabel=scalar.rpartition('/')[2], xlabel='share of the training')
         row[1].set(xlabel='block, end of the training')
         row[1].set_visible(scalar not in means)
-    save(figure, path)
+    save(figure, path, loc='outside upper center', ncols=2)
 
 
 def unit_of(study: dict) -> str:
@@ -148,9 +148,9 @@ def unit_of(study: dict) -> str:
     return 'epoch' if study['metric'].startswith('accuracy') else 'iteration'
 
 
-def save(figure: Figure, path: Path) -> None:
-    labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*labels, loc='outside upper center', ncols=3 if len(labels[0]) < 10 else 2, fontsize='small')
+def save(figure: Figure, path: Path, **legend: object) -> None:
+    legend = dict(loc='outside right upper', fontsize='small') | legend
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), **legend)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, metadata=dict(Software=None))
 
