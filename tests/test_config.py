@@ -243,6 +243,8 @@ def test_value_that_makes_no_sense(tmp_path, value):
         load_config(tmp_path / 'a.py', {'model.backbone.drop_path_rate': value})
     with pytest.raises(UserError, match=r'clip_grad.max_norm must be a number above 0'):
         load_config(tmp_path / 'a.py', {'optim_wrapper.clip_grad.max_norm': -1})
+    with pytest.raises(UserError, match=r"train_cfg.val_interval must be a number above 0, not \{'type': 'X'\}"):
+        load_config(tmp_path / 'a.py', {'train_cfg.val_interval': {'type': 'X'}})
     with pytest.raises(UserError, match=r'data_preprocessor.std must be a number above 0, not 0'):
         load_config(tmp_path / 'a.py', {'data_preprocessor.std': [1, 0, 1]})
 

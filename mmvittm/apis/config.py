@@ -94,9 +94,9 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
 def _check_value(path: Path, place: str, value: object) -> None:
     for end, (holds, must_be) in _RULES.items():
         numbers = value if isinstance(value, list | tuple) else [value]
-        wrong = [number for number in numbers if isinstance(number, int | float) and not holds(number)]
+        wrong = [x for x in numbers if x is not None and not (isinstance(x, int | float) and holds(x))]
         if place.endswith(end) and wrong:
-            raise UserError(f'config {path}: {place} must be {must_be}, not {wrong[0]}')
+            raise UserError(f'config {path}: {place} must be {must_be}, not {wrong[0]!r}')
 
 
 def build_model(cfg: Config) -> nn.Module:

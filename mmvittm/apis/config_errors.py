@@ -11,10 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from mmengine import registry as mmengine_registries
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import METRICS, DefaultScope, Registry, build_from_cfg
+from mmengine.registry import METRICS, OPTIMIZERS, DefaultScope, Registry, build_from_cfg
 from mmengine.runner import BaseLoop, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
@@ -24,29 +23,6 @@ from .cli import known_problem
 
 TRACEBACK = 'traceback.log'  # in the work dir
 _LONGEST = 400  # characters of a reason; some libraries print whole configs
-
-# The mmengine registry that builds the dict under a key, or the dicts of a list.
-_REGISTRY_OF_KEY = dict(
-    model='MODELS',
-    dataset='DATASETS',
-    datasets='DATASETS',
-    sampler='DATA_SAMPLERS',
-    batch_sampler='DATA_SAMPLERS',
-    pipeline='TRANSFORMS',
-    transforms='TRANSFORMS',
-    optim_wrapper='OPTIM_WRAPPERS',
-    optimizer='OPTIMIZERS',
-    param_scheduler='PARAM_SCHEDULERS',
-    val_evaluator='METRICS',
-    test_evaluator='METRICS',
-    default_hooks='HOOKS',
-    custom_hooks='HOOKS',
-    visualizer='VISUALIZERS',
-    vis_backends='VISBACKENDS',
-    train_cfg='LOOPS',
-    val_cfg='LOOPS',
-    test_cfg='LOOPS',
-)
 
 Node = tuple[str, Mapping]  # a dict of the config, and its place such as 'model.backbone'
 
@@ -126,6 +102,15 @@ def check_metric_arguments(cfg: Config) -> None:
                     raise UserError(f'{config_name(cfg)}: {place} ({cls.__name__}): {problem}')
 
 
+def check_optimizer(cfg: Config) -> None:
+    """Raise a UserError for an unknown optimizer, of which mmengine says that None is not callable."""
+    with in_scope(cfg):
+        for place, node in dicts_in({'optim_wrapper': cfg.get('optim_wrapper')}):
+            kind = node.get('type')
+            if place.endswith('.optimizer') and isinstance(kind, str) and _find(kind, OPTIMIZERS) is None:
+                raise UserError(f'{config_name(cfg)}: {place}: {_unknown(kind, OPTIMIZERS)}')
+
+
 def config_name(cfg: Config) -> str:
     return f'config {cfg.filename}' if cfg.filename else 'the config'
 
@@ -176,12 +161,12 @@ def _problem(cfg: Config, error: Exception, frames: list[FrameType]) -> str | No
             if place := _place(nodes, values['cfg'], values['cfg'].get('type')):
                 return f'{place}{_explanation(values["cfg"], error, values["registry"])}'
         elif isinstance(owner, BaseLoop) and depth > 1:  # the error is in what the loop runs
-            return _unknown_type(nodes) or (f'{_loop_of(frames)}_dataloader: {_reason(error)}' if loading else None)
+            return f'{_loop_of(frames)}_dataloader: {_reason(error)}' if loading else None
         elif frame.f_code.co_name == '__init__':
             continue  # the frame that builds it knows the arguments
         elif place := _place(nodes, getattr(owner, '__dict__', {}), type(owner)):
             return f'{place} ({type(owner).__name__}): {_reason(error)}'
-    return _unknown_type(nodes)
+    return None
 
 
 def _is_about_a_part(error: Exception, frames: list[FrameType]) -> bool:
@@ -240,18 +225,6 @@ def _explanation(node: Mapping, error: Exception, registry: Registry) -> str:
 def _parameters(cls: type) -> set[str]:
     """Return the names of the parameters of a class and of those that it is derived from."""
     return {name for base in cls.__mro__[:-1] for name in inspect.signature(base.__init__).parameters}
-
-
-def _unknown_type(nodes: Iterable[Node]) -> str | None:
-    """Describe the first dict whose type is in no registry, if there is one."""
-    for place, node in nodes:
-        keys = [key for key in place.split('.') if not key.isdigit()]
-        name = _REGISTRY_OF_KEY.get(keys[0] if keys[0] == 'default_hooks' else keys[-1])
-        if name and isinstance(node.get('type'), str):
-            with getattr(mmengine_registries, name).switch_scope_and_registry(node.get('_scope_')) as scoped:
-                if _find(node['type'], scoped) is None:
-                    return f'{place}: {_unknown(str(node["type"]), scoped)}'
-    return None
 
 
 def _find(kind: object, registry: Registry) -> object:

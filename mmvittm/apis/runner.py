@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..fileio import require_writable
 from ..weights import use_safe_loading
 from .config import load_config
-from .config_errors import FirstStepHook, check_metric_arguments, explain_config_errors
+from .config_errors import FirstStepHook, check_metric_arguments, check_optimizer, explain_config_errors
 from .distributed import adapt_to_cpu, check_launcher, init_cpu_process_group
 
 # mmengine takes None for these hooks, which removes them, and asserts on any other.
@@ -74,6 +74,7 @@ def build_runner(cfg: Config, allow_pickle: bool = False, verbose: bool = True) 
     use_safe_loading(allow_pickle)
     require_writable(cfg.work_dir)
     check_metric_arguments(cfg)
+    check_optimizer(cfg)
     init_cpu_process_group(cfg)
     if cfg.get('resume') == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
         newest = newest_checkpoint(cfg.work_dir, _checkpoint_folder(cfg), allow_pickle)
