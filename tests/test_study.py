@@ -370,7 +370,7 @@ def test_scalars_that_a_model_lacks_are_left_out(monkeypatch, tmp_path):
     (tmp_path / 'scalars.csv').write_text(f'{columns}\nViT,0,10,2,,\nViTTM,0,10,3,,\nViTTM,0,10,,5,7\n')
     study = dict(configs=dict(ViT='', ViTTM=''), scalars=['loss', 'memory'])
     figures = []
-    monkeypatch.setattr(report, 'save', lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(report, 'save', lambda figure, path, **legend: figures.append(figure))
     report.plot_scalars(pd.read_csv(tmp_path / 'scalars.csv'), study, tmp_path / 'plot.png')
     loss, by_block, memory, memory_by_block = figures[0].axes
     assert [line.get_label() for line in loss.lines] == ['ViT', 'ViTTM']
@@ -378,6 +378,8 @@ def test_scalars_that_a_model_lacks_are_left_out(monkeypatch, tmp_path):
     assert [list(line.get_ydata()) for line in memory.lines] == [[6]]
     assert [list(line.get_ydata()) for line in memory_by_block.lines] == [[5, 7]]
     assert memory.lines[0].get_color() == loss.lines[1].get_color()
+    with pytest.raises(UserError, match='no model has logged the scalar memroy: correct `scalars` of the study'):
+        report.plot_scalars(pd.read_csv(tmp_path / 'scalars.csv'), study | dict(scalars=['memroy']), tmp_path / 'plot')
 
 
 @pytest.mark.parametrize(

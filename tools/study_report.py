@@ -121,7 +121,13 @@ def plot_scalars(scalars: pd.DataFrame, study: dict, path: Path) -> None:
     """Scalars over the training, the mean over blocks, and of each block at the end; means over folds or seeds.
 
     Models of the same config have the same colour and different lines.
+
+    Raises:
+        UserError: If the study names a scalar that no model has logged.
     """
+    logged = {re.sub(r'/block_\d+$', '', name) for name in scalars}
+    if missing := [scalar for scalar in study['scalars'] if scalar not in logged]:
+        raise UserError(f'no model has logged the scalar {missing[0]}: correct `scalars` of the study')
     means = scalars.groupby(['model', 'step']).mean(numeric_only=True)
     models = [model for model in study['configs'] if model in means.index]
     configs, seen, styles = list(dict.fromkeys(study['configs'].values())), Counter(), {}
