@@ -1,5 +1,6 @@
 """The site of the documentation, its generated parts and the tutorial."""
 
+import json
 import os
 import runpy
 import subprocess
@@ -69,20 +70,21 @@ def test_model_zoo_agrees_with_results(model_zoo):
     assert model_zoo['table']() in (ROOT / 'docs/model-zoo.md').read_text(), 'run `make docs`'
 
 
-def test_model_zoo_has_intervals_of_studies(model_zoo, tmp_path, monkeypatch):
+@pytest.mark.parametrize(('shape', 'speed'), [([256, 256], '12 | 2.0 | 8.5 | –'), ([512, 512], '– | – | – | –')])
+def test_model_zoo_has_the_longest_training_and_times_at_the_test_size(model_zoo, tmp_path, monkeypatch, shape, speed):
     config = 'vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
     (tmp_path / 'configs/studies').mkdir(parents=True)
-    (tmp_path / 'configs/studies/seas.yml').write_text(
-        f'title: t\nmetric: mIoU\nconfigs: {{A: {config}}}\nrepeats: {{name: fold, values: [0, 1]}}\n'
-    )
     (tmp_path / 'configs/vittm').mkdir()
-    (tmp_path / 'configs' / config).touch()
-    (tmp_path / 'results/seas').mkdir(parents=True)
-    (tmp_path / 'results/seas/runs.csv').write_text('model,fold,mIoU,length\nA,0,50,8\nA,1,52,8\n')
-    (tmp_path / 'results/seas/speed.csv').write_text('model,ms,GMACs,parameters\nA,12.4,1.96,8.5\n')
+    (tmp_path / 'configs' / config).write_text('crop_size = (256, 256)')
+    for name, steps, more in (('lakes', 4, {}), ('seas', 8, {}), ('varied', 9, {'model_options': {'A': {}}})):
+        study = dict(metric='mIoU', configs=dict(A=config), repeats=dict(name='fold'), shape=shape, **more)
+        (tmp_path / f'configs/studies/{name}.yml').write_text(json.dumps(study))
+        (tmp_path / f'results/{name}').mkdir(parents=True)
+        (tmp_path / f'results/{name}/runs.csv').write_text(f'model,fold,mIoU,length\nA,0,50,{steps}\nA,1,52,{steps}\n')
+        (tmp_path / f'results/{name}/speed.csv').write_text('model,ms,GMACs,parameters\nA,12.4,1.96,8.5\n')
     monkeypatch.chdir(tmp_path)
     [row] = [line for line in model_zoo['table']().splitlines() if 'demo' in line]
-    assert row.endswith('| Blue Marble 256×256 | 51.0 (38.3 to 63.7; 2 folds, 8 steps) | 12 | 2.0 | 8.5 | – |')
+    assert row.endswith(f'| Blue Marble 256×256 | 51.0 (38.3 to 63.7; 2 folds, 8 steps) | {speed} |')
 
 
 def test_architecture_figure_is_that_of_its_script():

@@ -10,6 +10,7 @@ from pages import markdown, write_section
 from study_report import between, interval
 
 from mmvittm.apis.cli import run_tool
+from mmvittm.apis.config import input_size, load_config
 
 PAGE = Path('docs/model-zoo.md')
 URL = 'https://github.com/mmvittm/mmvittm/blob/main/'
@@ -41,28 +42,40 @@ def data_of(config: str) -> str:
     return f'{DATA[name]} {size.replace("x", "×")}'.strip()
 
 
-def accuracies() -> Iterator[tuple[str, str]]:
-    """Yield each config of a study that has results, and its mean with its 95 % interval."""
+def studies() -> Iterator[tuple[dict, Path]]:
+    """Yield the studies, and the folders of their results."""
     for path in sorted(Path('configs/studies').glob('*.yml')):
-        study, results = yaml.safe_load(path.read_text()), Path('results', path.stem, 'runs.csv')
-        if not results.is_file():
+        yield yaml.safe_load(path.read_text()), Path('results', path.stem)
+
+
+def accuracies() -> dict[str, str]:
+    """Return the mean of each config that has one, with its 95 % interval, from its longest training in a study."""
+    found: dict[str, tuple[int, str]] = {}
+    for study, folder in studies():
+        if not (folder / 'runs.csv').is_file():
             continue
         repeat, metric = study['repeats']['name'], study['metric']
-        runs = pd.read_csv(results).drop_duplicates(['model', repeat], keep='last')
+        runs = pd.read_csv(folder / 'runs.csv').drop_duplicates(['model', repeat], keep='last')
         for model, config in study['configs'].items():
-            own = runs[runs.model == model]
-            if len(own):
-                error = f'{between(*interval(own[metric]))}; {len(own)} {repeat}s' if len(own) > 1 else f'one {repeat}'
-                name, unit = ('', 'steps') if metric == 'mIoU' else (' % top-1', 'epochs')
-                yield f'configs/{config}', f'{own[metric].mean():.1f}{name} ({error}, {own.length.max()} {unit})'
+            own, config = runs[runs.model == model], f'configs/{config}'
+            changed = model in study.get('model_options', {})  # a variation of the config
+            if changed or not len(own) or own.length.max() <= found.get(config, (0, ''))[0]:
+                continue
+            error = f'{between(*interval(own[metric]))}; {len(own)} {repeat}s' if len(own) > 1 else f'one {repeat}'
+            name, unit = ('', 'steps') if metric == 'mIoU' else (' % top-1', 'epochs')
+            text = f'{own[metric].mean():.1f}{name} ({error}, {own.length.max()} {unit})'
+            found[config] = own.length.max(), text
+    return {config: text for config, (_, text) in found.items()}
 
 
 def measurements() -> Iterator[tuple[str, dict]]:
     """Yield time, work and memory of whole networks, for one image in PyTorch with fp32."""
-    for path in sorted(Path('configs/studies').glob('*.yml')):
-        study, results = yaml.safe_load(path.read_text()), Path('results', path.stem, 'speed.csv')
-        for row in pd.read_csv(results).to_dict('records') if results.is_file() else []:
-            yield f'configs/{study["configs"][row["model"]]}', cells(row['ms'], row['GMACs'], row['parameters'])
+    for study, folder in studies():
+        timed = folder / 'speed.csv'
+        for row in pd.read_csv(timed).to_dict('records') if timed.is_file() else []:
+            config = f'configs/{study["configs"][row["model"]]}'
+            if study.get('shape') in (None, list(input_size(load_config(config)))):
+                yield config, cells(row['ms'], row['GMACs'], row['parameters'])
     frames = [pd.read_csv(path) for path in Path('results/speed').glob('fps-*.csv')]
     if not frames:
         return
@@ -84,7 +97,7 @@ def cells(*values: float) -> dict[str, str]:
 
 def table() -> str:
     """Return the table as Markdown."""
-    accuracy, measured = dict(accuracies()), dict(measurements())
+    accuracy, measured = accuracies(), dict(measurements())
     rows = [
         {
             'config': f'[{Path(config).stem}]({URL}{config})',
