@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import ENVIRONMENT
 from helpers.preloaded import run_script
@@ -26,6 +27,7 @@ import mmvittm.models
 from mmvittm.apis.config import build_model, load_config
 from mmvittm.errors import UserError
 from mmvittm.registry import FUSIONS, RW_HEADS
+from mmvittm.weights import load_checkpoint_file
 
 ROOT = Path(__file__).parents[1]
 ABLATIONS = {path.stem: path for path in (mmvittm.configs_dir() / 'vittm' / 'ablations').glob('*.py')}
@@ -85,7 +87,7 @@ def write_config(path, data, **options):
     return str(path)
 
 
-def write_study(path, configs, iterations=2):
+def write_study(path, configs, iterations=2, **more):
     options = {
         'train_cfg.max_iters': iterations,
         'train_dataloader.num_workers': 0,
@@ -94,6 +96,7 @@ def write_study(path, configs, iterations=2):
         'default_hooks.checkpoint.save_best': None,
         'default_hooks.logger.interval': 1,
         'custom_hooks': [dict(type='mmvittm.TrainingDynamicsHook', interval=1)],
+        **{name.replace('__', '.'): value for name, value in more.items()},
     }
     content = dict(
         title='Tiny', metric='mIoU', configs=configs, options=options,
@@ -102,6 +105,25 @@ def write_study(path, configs, iterations=2):
     )  # fmt: skip
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
+
+
+def forked_study_tool(run_tool, monkeypatch):
+    """tools/study.py, whose trainings and tests run in processes that have imported the libraries."""
+
+    class Forked:
+        """Stands in for ``subprocess.Popen``."""
+
+        def __init__(self, command, **_):
+            done = run_tool(Path(command[1]).name, *command[2:])
+            lines = (done.stdout + done.stderr).splitlines(keepends=True)
+            self.stdout, self.returncode = lines, done.returncode
+
+        def wait(self):
+            pass
+
+    tool = load_tool('study', monkeypatch)
+    monkeypatch.setattr(tool, 'subprocess', SimpleNamespace(**vars(subprocess) | dict(Popen=Forked)))
+    return tool
 
 
 def arguments(folder):
@@ -119,21 +141,9 @@ def studied(run_tool, data, tmp_path_factory):
     )
     study = write_study(folder / 'tiny.yml', configs)
 
-    class Forked:
-        """Stands in for ``subprocess.Popen``: trains and tests in a process that has imported the libraries."""
-
-        def __init__(self, command, **_):
-            done = run_tool(Path(command[1]).name, *command[2:])
-            lines = (done.stdout + done.stderr).splitlines(keepends=True)
-            self.stdout, self.returncode = lines, done.returncode
-
-        def wait(self):
-            pass
-
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(printed):
-        tool = load_tool('study', monkeypatch)
-        monkeypatch.setattr(tool, 'subprocess', SimpleNamespace(**vars(subprocess) | dict(Popen=Forked)))
+        tool = forked_study_tool(run_tool, monkeypatch)
         sentence = call(tool, monkeypatch, study, *arguments(folder))
     return folder, study, sentence, printed.getvalue()
 
@@ -183,6 +193,25 @@ def test_the_page_shows_the_study(studied):
     assert '| A against B | 1 | ' in page
     for plot in ('curves', 'scalars'):
         assert (folder / f'images/study_tiny_{plot}.png').is_file()
+
+
+def test_a_model_starts_from_its_first_stage(run_tool, data, tmp_path, monkeypatch):
+    first = write_config(tmp_path / 'first.py', data)
+    study = write_study(
+        tmp_path / 'two.yml', {'A': write_config(tmp_path / 'a.py', data)}, optim_wrapper__optimizer__lr=0
+    )
+    study.write_text(study.read_text() + f'first_stages: {{A: {first}}}')
+    tool = forked_study_tool(run_tool, monkeypatch)
+    monkeypatch.setattr(sys, 'argv', ['study.py', *map(str, (study, *arguments(tmp_path)))])
+    tool.main()
+    [run] = pd.read_csv(tmp_path / 'results/two/runs.csv').to_dict('records')
+    last = [next((tmp_path / 'work/two').glob(f'{model}/0-*/train/iter_2.pth')) for model in ('A', 'first-stage')]
+    assert run['hash'] in str(last[0])
+    weights, wanted = (load_checkpoint_file(path)['state_dict'] for path in last)
+    names = [name for name in weights if not name.rpartition('.')[2].startswith(('running', 'num_batches'))]
+    torch.testing.assert_close({name: weights[name] for name in names}, {name: wanted[name] for name in names})
+    alone = tool.build_runs(yaml.safe_load(study.read_text()) | dict(first_stages={}), {}, tmp_path)
+    assert alone[0].hash != run['hash'], 'another result'
 
 
 def test_finished_runs_are_skipped(studied, run_tool):
@@ -428,6 +457,10 @@ BAD_STUDIES = {
     'model options': (
         '{title: T, metric: m, configs: {A: a.py}, repeats: {name: f, values: [0], keys: []}, model_options: {C: {}}}',
         'has model_options of C, not one of its configs',
+    ),
+    'first stage': (
+        '{title: T, metric: m, configs: {A: a}, repeats: {name: f, values: [0], keys: []}, first_stages: {C: a}}',
+        'has first_stages of C, not one of its configs',
     ),
     'reference': (
         '{title: T, metric: m, configs: {A: a.py}, repeats: {name: f, values: [0], keys: []}, references: {B: b.csv}}',

@@ -77,7 +77,7 @@ def load_study(name: str) -> tuple[str, dict]:
     except yaml.YAMLError as error:
         raise UserError(f'study {path} is not valid YAML: {" ".join(str(error).split())}') from error
     required = {'title', 'metric', 'configs', 'repeats'}
-    optional = {'options', 'model_options', 'references', 'comparisons', 'scalars', 'shape'}
+    optional = {'options', 'model_options', 'first_stages', 'references', 'comparisons', 'scalars', 'shape'}
     if not isinstance(study, dict) or not required <= study.keys() <= required | optional:
         needs, may = (', '.join(sorted(keys)) for keys in (required, optional))
         raise UserError(f'study {path} needs the keys {needs} and may have {may}')
@@ -88,8 +88,9 @@ def load_study(name: str) -> tuple[str, dict]:
             raise UserError(
                 f'study {path}: reference {model} needs a list of a CSV file and a dict of values of its columns'
             )
-    if unknown := set(study.get('model_options', {})) - set(study['configs']):
-        raise UserError(f'study {path} has model_options of {", ".join(sorted(unknown))}, not one of its configs')
+    for key in ('model_options', 'first_stages'):
+        if unknown := set(study.get(key, {})) - set(study['configs']):
+            raise UserError(f'study {path} has {key} of {", ".join(sorted(unknown))}, not one of its configs')
     if unknown := {model for pair in study.get('comparisons', []) for model in pair} - set(models_of(study)):
         raise UserError(f'study {path} compares {", ".join(sorted(unknown))}, not one of its configs or references')
     return path.stem, study
@@ -104,6 +105,7 @@ class Run:
         source (str): Path of the config in ``configs/``.
         repeat (int): The fold or seed.
         cfg (Config): All settings.
+        first (Run, optional): The training whose weights this one starts from.
         hash (str): Hash of the settings that affect the result, and of the source of custom modules.
         folder (Path): Folder of its files.
         config (Path): The file that holds ``cfg``.
@@ -114,9 +116,10 @@ class Run:
     repeat: int
     cfg: Config
     work_dir: Path
+    first: 'Run | None' = None
 
     def __post_init__(self) -> None:
-        self.hash = hash_of(self.cfg)
+        self.hash = hash_of(self.cfg, self.first.hash if self.first else '')
         self.folder = self.work_dir / re.sub(r'\W+', '-', self.model) / f'{self.repeat}-{self.hash}'
         self.config = self.folder / 'config.py'
 
@@ -125,15 +128,24 @@ class Run:
         """Iterations of the training, or epochs."""
         return self.cfg.train_cfg.get('max_iters') or self.cfg.train_cfg.get('max_epochs') or 0
 
+    @property
+    def checkpoint(self) -> Path:
+        """The last checkpoint of the training."""
+        train = self.folder / 'train'
+        return train / Path((train / 'last_checkpoint').read_text().strip()).name  # the folder may be a copy
+
     def write_config(self) -> None:
         with atomic_path(self.config) as path:
             self.cfg.dump(path)
 
 
-def hash_of(cfg: Config) -> str:
-    """Hash the settings that affect the result, and the source of custom modules; mmvittm's commit is recorded."""
+def hash_of(cfg: Config, first: str = '') -> str:
+    """Hash the settings that affect the result, the source of custom modules and the hash of a first stage.
+
+    Of mmvittm itself, the commit is recorded.
+    """
     settings = {key: _plain(cfg.get(key)) for key in HASHED}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=repr).encode())
+    digest = hashlib.sha256((json.dumps(settings, sort_keys=True, default=repr) + first).encode())
     for name in (cfg.get('custom_imports') or {}).get('imports', []):
         for source in _sources(name):
             digest.update(source.read_bytes())
@@ -173,10 +185,13 @@ def build_runs(study: dict, cfg_options: dict, work_dir: Path) -> list[Run]:
     """All runs of a study, ordered so that every config gets a fold or seed before any gets the next."""
     runs = []
     for repeat in study['repeats']['values']:
+        common = _repeated(study['repeats']['keys'], repeat) | cfg_options
         for model, source in study['configs'].items():
-            options = study.get('options', {}) | study.get('model_options', {}).get(model, {})
-            options |= _repeated(study['repeats']['keys'], repeat) | cfg_options
-            run = Run(model, source, repeat, load_config(mmvittm.configs_dir() / source, options), work_dir)
+            options = study.get('options', {}) | study.get('model_options', {}).get(model, {}) | common
+            first = None
+            if stage := study.get('first_stages', {}).get(model):
+                first = Run('first stage', stage, repeat, load_config(mmvittm.configs_dir() / stage, common), work_dir)
+            run = Run(model, source, repeat, load_config(mmvittm.configs_dir() / source, options), work_dir, first)
             if not run.length:
                 raise UserError(f'config {source} has no train_cfg.max_iters or max_epochs')
             runs.append(run)
@@ -190,6 +205,7 @@ class Tools:
         self.processes: set[subprocess.Popen] = set()
         self.stopped = False
         self.guard = threading.Lock()
+        self.first_stage = threading.Lock()  # several models may share one
 
     def call(self, folder: Path, on_line: Callable[[str], None], tool: str, *args: str | Path) -> None:
         """Run a tool with its output in ``folder/log.txt``.
@@ -239,6 +255,12 @@ class Tools:
             process.wait()
 
 
+def train(run: Run, tools: Tools, on_line: Callable[[str], None]) -> None:
+    """Begin, continue or leave as it is the training of ``run``."""
+    run.write_config()
+    tools.call(run.folder, on_line, 'train.py', run.config, '--work-dir', run.folder / 'train', '--resume', '--verbose')
+
+
 def train_and_test(run: Run, metric: str, tools: Tools, on_progress: Callable[[float], None]) -> dict:
     """Bring ``run`` from any state to its metrics. Raises a :class:`UserError` if it fails."""
 
@@ -247,13 +269,14 @@ def train_and_test(run: Run, metric: str, tools: Tools, on_progress: Callable[[f
             epoch, done, total = (int(number or 1) for number in match.groups())
             on_progress((epoch - 1 + done / total) / (run.length if match[1] else 1))
 
-    start = time.monotonic()
-    run.write_config()
-    train, test = run.folder / 'train', run.folder / 'test'
-    tools.call(run.folder, on_line, 'train.py', run.config, '--work-dir', train, '--resume', '--verbose')
-    checkpoint = train / Path((train / 'last_checkpoint').read_text().strip()).name  # the folder may be a copy
+    start, test = time.monotonic(), run.folder / 'test'
+    if run.first:
+        with tools.first_stage:
+            train(run.first, tools, lambda line: None)
+        run.cfg.load_from = str(run.first.checkpoint)
+    train(run, tools, on_line)
     arguments = ('--work-dir', test, '--out', test, '--verbose')
-    tools.call(run.folder, on_line, 'test.py', run.config, checkpoint, *arguments)
+    tools.call(run.folder, on_line, 'test.py', run.config, run.checkpoint, *arguments)
     metrics = json.loads((test / 'metrics.json').read_text())
     if metric not in metrics:
         raise UserError(f'the test gave no {metric}, but {", ".join(metrics)}')
@@ -334,7 +357,8 @@ def unbuildable(runs: list[Run]) -> dict[str, Exception]:
     errors = {}
     for run in {run.model: run for run in runs}.values():
         try:
-            build_model(run.cfg)
+            for stage in filter(None, (run.first, run)):
+                build_model(stage.cfg)
         except Exception as error:  # a custom module may raise anything
             errors[run.model] = error
     return errors
