@@ -274,3 +274,4 @@ def test_checkpoint_without_head_is_a_warning(tool, run_tool, small_set, checkpo
     assert done.returncode == 0, done.stderr
     fits = r'the checkpoint fits only part of the model: \d+ of \d+ weights are loaded; not loaded, missing: neck\.'
     assert re.search(fits, done.stdout + done.stderr)
+    assert 'missing keys in source state_dict' not in done.stdout, "mmengine's list of names"

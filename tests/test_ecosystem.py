@@ -24,7 +24,7 @@ RUNNABLE = sorted(
     for p in CONFIGS.rglob('*.py')
     if '_base_' not in p.parts
     and 'ablations' not in p.parts
-    and not p.stem.endswith(('in1k', 'in21k-p', 'mnist', 'cifar10'))
+    and not p.stem.endswith(('in1k', 'in21k-p', 'mnist', 'cifar10', 'cifar10-128x128'))
 )
 BACKBONE = f"""
 custom_imports = dict(imports=['mmvittm'])

@@ -17,7 +17,7 @@ from mmvittm.errors import UserError
 CONFIGS = mmvittm.configs_dir()
 CLASSIFIERS = sorted(
     path.relative_to(CONFIGS).as_posix()
-    for data in ('_in21k-p', '_in1k', 'mnist', 'cifar10')
+    for data in ('_in21k-p', '_in1k', 'mnist', 'cifar10', 'cifar10-128x128')
     for path in CONFIGS.glob(f'vit*/*{data}.py')
 )
 ABLATIONS = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.glob('vittm/ablations/*.py'))

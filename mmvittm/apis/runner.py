@@ -3,6 +3,8 @@
 import argparse
 import logging
 import os
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -117,6 +119,10 @@ class _Quiet:
         logging.captureWarnings(True)
         logging.getLogger('py.warnings').handlers = files or [logging.NullHandler()]
         return logger
+
+    def load_checkpoint(self, *args, **kwargs) -> dict:
+        with redirect_stdout(StringIO()):  # mmengine prints all names that do not fit; CheckpointFitHook says how many
+            return super().load_checkpoint(*args, **kwargs)
 
 
 def _checkpoint_folder(cfg: Config) -> Path:
