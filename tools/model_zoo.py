@@ -55,11 +55,11 @@ def accuracies() -> dict[str, str]:
         if not (folder / 'runs.csv').is_file():
             continue
         repeat, metric = study['repeats']['name'], study['metric']
+        varied = {*study.get('model_options', {}), *study.get('first_stages', {})}  # more than the config
         runs = pd.read_csv(folder / 'runs.csv').drop_duplicates(['model', repeat], keep='last')
         for model, config in study['configs'].items():
             own, config = runs[runs.model == model], f'configs/{config}'
-            changed = model in study.get('model_options', {})  # a variation of the config
-            if changed or not len(own) or own.length.max() <= found.get(config, (0, ''))[0]:
+            if model in varied or not len(own) or own.length.max() <= found.get(config, (0, ''))[0]:
                 continue
             error = f'{between(*interval(own[metric]))}; {len(own)} {repeat}s' if len(own) > 1 else f'one {repeat}'
             name, unit = ('', 'steps') if metric == 'mIoU' else (' % top-1', 'epochs')

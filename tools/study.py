@@ -255,28 +255,28 @@ class Tools:
             process.wait()
 
 
-def train(run: Run, tools: Tools, on_line: Callable[[str], None]) -> None:
-    """Begin, continue or leave as it is the training of ``run``."""
-    run.write_config()
-    tools.call(run.folder, on_line, 'train.py', run.config, '--work-dir', run.folder / 'train', '--resume', '--verbose')
-
-
-def train_and_test(run: Run, metric: str, tools: Tools, on_progress: Callable[[float], None]) -> dict:
-    """Bring ``run`` from any state to its metrics. Raises a :class:`UserError` if it fails."""
+def train(run: Run, tools: Tools, on_progress: Callable[[float], None]) -> None:
+    """Begin, continue or leave as it is the training of ``run``; its share that is done goes to ``on_progress``."""
 
     def on_line(line: str) -> None:
         if match := PROGRESS.search(line):
             epoch, done, total = (int(number or 1) for number in match.groups())
             on_progress((epoch - 1 + done / total) / (run.length if match[1] else 1))
 
+    run.write_config()
+    tools.call(run.folder, on_line, 'train.py', run.config, '--work-dir', run.folder / 'train', '--resume', '--verbose')
+
+
+def train_and_test(run: Run, metric: str, tools: Tools, on_progress: Callable[[float], None]) -> dict:
+    """Bring ``run`` from any state to its metrics. Raises a :class:`UserError` if it fails."""
     start, test = time.monotonic(), run.folder / 'test'
     if run.first:
         with tools.first_stage:
-            train(run.first, tools, lambda line: None)
+            train(run.first, tools, lambda share: on_progress(share / 2))
         run.cfg.load_from = str(run.first.checkpoint)
-    train(run, tools, on_line)
+    train(run, tools, lambda share: on_progress((1 + share) / 2 if run.first else share))
     arguments = ('--work-dir', test, '--out', test, '--verbose')
-    tools.call(run.folder, on_line, 'test.py', run.config, run.checkpoint, *arguments)
+    tools.call(run.folder, lambda line: None, 'test.py', run.config, run.checkpoint, *arguments)
     metrics = json.loads((test / 'metrics.json').read_text())
     if metric not in metrics:
         raise UserError(f'the test gave no {metric}, but {", ".join(metrics)}')
