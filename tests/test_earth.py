@@ -12,7 +12,10 @@ from helpers.deployment import ROOT, call_tool
 from helpers.tiny import ARCH, one_thread, randomize  # noqa: F401  (a fixture)
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import DATASETS, TRANSFORMS
+from mmseg.structures import SegDataSample
 from PIL import Image
 
 import mmvittm
@@ -177,6 +180,41 @@ def test_the_head_keeps_pytorchs_initialisation():
     net.init_weights()
     assert torch.equal(net.conv_seg.weight, before)
     assert before.std().item() == pytest.approx((1 / 64 / 3) ** 0.5, rel=0.1)  # mmseg's own would be 0.01
+
+
+CROSS_ENTROPY, DICE = dict(type='mmseg.CrossEntropyLoss'), dict(type='mmseg.DiceLoss', loss_weight=0.5)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(ignore_index=3),
+        dict(loss_decode=[CROSS_ENTROPY, CROSS_ENTROPY, DICE]),
+        dict(sampler=dict(type='mmseg.OHEMPixelSampler', thresh=0.7, min_kept=50)),
+    ],
+    ids=['one', 'ignored label', 'several', 'sampler'],
+)
+def test_losses_of_the_head_are_those_of_mmseg(options):
+    torch.manual_seed(0)
+    net, logits = head(**options), torch.randn(2, 5, 18, 21)
+    labels = [SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, 5, (1, 36, 42)))) for _ in range(2)]
+    losses, expected = net.loss_by_feat(logits, labels), BaseDecodeHead.loss_by_feat(net, logits, labels)
+    assert losses.keys() == expected.keys()
+    for name in losses.keys() - {'acc_seg'}:
+        assert losses[name].item() == expected[name].item() > 0
+
+
+def test_accuracy_of_the_head_is_that_of_every_eighth_pixel():
+    torch.manual_seed(0)
+    logits = torch.randn(1, 5, 36, 42)
+    best = logits.argmax(1)
+    labels = (best + 1) % 5
+    labels[:, ::8, ::8] = best[:, ::8, ::8]
+    labels[:, :8, :16] = 255
+    labels[:, 8, 8] = (best[:, 8, 8] + 1) % 5
+    losses = head().loss_by_feat(logits, [SegDataSample(gt_sem_seg=PixelData(data=labels))])
+    assert losses['acc_seg'].item() == pytest.approx(100 * (5 * 6 - 3) / (5 * 6 - 2))
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=[path.stem for path in CONFIGS])
