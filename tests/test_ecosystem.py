@@ -143,11 +143,23 @@ def test_configs_folder_is_found_and_usable_as_base(tmp_path):
 def test_wheel_carries_configs_tools_and_metadata(tmp_path):
     for name in ('configs', 'mmvittm', 'tools'):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
-    for name in ('LICENSE', 'README.md', 'model-index.yml', 'pyproject.toml', 'setup.py'):
+    for name in ('LICENSE', 'MANIFEST.in', 'README.md', 'model-index.yml', 'pyproject.toml', 'setup.py'):
         shutil.copy(ROOT / name, tmp_path)
-    command = ['-m', 'pip', 'wheel', '.', '--no-deps', '--no-build-isolation', '--quiet', '--wheel-dir', 'out']
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    sdist = "from setuptools.build_meta import build_sdist; build_sdist('out')"
+    wheel = [
+        'pip',
+        'wheel',
+        '--no-deps',
+        '--no-build-isolation',
+        '--quiet',
+        '--wheel-dir',
+        'out',
+        '--find-links',
+        'out',
+    ]
+    for command in (['-c', sdist], ['-m', *wheel, '--no-index', 'mmvittm']):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / 'out').glob('mmvittm-*.whl')
     with zipfile.ZipFile(path) as wheel:
         files = wheel.namelist()

@@ -8,7 +8,7 @@ import mmpretrain
 import pytest
 import torch
 from conftest import ROOT
-from helpers.tiny import images, tiny_backbone, tiny_vittm
+from helpers.tiny import images, randomize, tiny_backbone, tiny_vittm
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmseg.apis import MMSegInferencer
@@ -17,6 +17,7 @@ import mmvittm
 from mmvittm import ViTTM
 from mmvittm.__main__ import COMMANDS, TOOLS, main
 from mmvittm.apis.config import build_model, load_config
+from mmvittm.models.fusions import EraseFusion
 
 SEGMENTOR = 'vittm-b_28-28_upernet_8xb2-160k_ade20k-504x504'
 CLASSIFIER = 'vittm-s_28-28_in21k-p-pre_32xb128-300e_in1k'
@@ -67,6 +68,13 @@ def test_save_and_load_a_folder(tmp_path):
 def test_saved_from_a_config(tmp_path):
     """mmengine passes the arguments as ConfigDict."""
     model = MODELS.build(Config(dict(model=tiny_backbone())).model).eval()
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(ViTTM.from_pretrained(tmp_path).eval()(images()), model(images()), rtol=0, atol=0)
+
+
+def test_saved_with_classes_for_types(tmp_path):
+    cfg = tiny_backbone(fusion=dict(type=EraseFusion))
+    model = randomize(MODELS.build(cfg)).eval()
     model.save_pretrained(tmp_path)
     torch.testing.assert_close(ViTTM.from_pretrained(tmp_path).eval()(images()), model(images()), rtol=0, atol=0)
 

@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from helpers.tiny import ARCH as TINY_ARCH
 from helpers.tiny import ATTENTION_HEADS, images, tiny_vittm
+from torch.autograd.graph import saved_tensors_hooks
 
 from mmvittm.errors import UserError
 from mmvittm.models import ViTTM
-from mmvittm.models.token_embeds import grid_of, resample_pos_embed
+from mmvittm.models.distance_attention import distance_bias
+from mmvittm.models.token_embeds import PooledCells, grid_of, resample_pos_embed
 from mmvittm.registry import RW_HEADS
 
 ARCH = TINY_ARCH | dict(num_layers=3)
@@ -18,12 +20,14 @@ ARCH = TINY_ARCH | dict(num_layers=3)
 
 def build(memory_patch=4, process_patch=8, **options) -> ViTTM:
     torch.manual_seed(0)
-    options = dict(arch=ARCH, img_size=32, rw_head=dict(type='LinearAttention', latent_ratio=2)) | options
-    model = ViTTM(
+    defaults = dict(
+        arch=ARCH,
+        img_size=32,
+        rw_head=dict(type='LinearAttention', latent_ratio=2),
         memory_embed=dict(type='PatchTokens', patch_size=memory_patch),
         process_embed=dict(type='PatchTokens', patch_size=process_patch),
-        **options,
     )
+    model = ViTTM(**defaults | options)
     model.init_weights()
     return model.eval()
 
@@ -328,6 +332,61 @@ def test_checkpoint_of_another_img_size_is_resampled(monkeypatch):
     assert 'process_embed.pos_embed resampled from 4×4 to 3×6' in said
 
 
+def test_a_length_of_two_grids_is_read_as_a_square_with_a_warning(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmvittm.models.token_embeds.print_log', lambda message, level, **_: said.append(message))
+    assert grid_of(576, (36, 64)) == (24, 24)
+    assert '576 tokens may be 24×24 or 18×32, and is read as 24×24' in said[0]
+    assert grid_of(576, (12, 12)) == (24, 24) and len(said) == 1
+
+
+def test_rows_of_cells_are_resampled_along_the_rows():
+    source, target = (PooledCells(rows, embed_dims=2) for rows in (16, 8))
+    ramp = torch.arange(16.0).reshape(1, 16, 1).expand(1, 16, 2)
+    source.load_state_dict(dict(pos_embed=ramp))
+    target.load_state_dict(source.state_dict())
+    torch.testing.assert_close(target.pos_embed[0, 1:-1, 0], torch.arange(2.5, 14, 2), rtol=0, atol=0.1)
+
+
+def test_cells_with_a_fusion_of_fixed_tokens():
+    cells = dict(process_embed=dict(type='PooledCells', rows=4), fusion=dict(type='AddEraseFusion'))
+    model = build(**cells)
+    assert model(torch.randn(1, 3, 32, 32))[0].shape == (1, 16, 4, 4)
+    with pytest.raises(UserError, match='built for 16 process and 64 memory tokens, and the image has 32 and 128'):
+        model(torch.randn(1, 3, 32, 64))
+
+
+def test_positions_of_new_weights_are_not_those_of_the_cache():
+    model, image = build().eval(), torch.randn(1, 3, 40, 40)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        other = build().eval()
+        model.load_state_dict(other.state_dict(), assign=True)
+        with torch.no_grad():
+            assert torch.equal(model(image)[0], other(image)[0])
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_distances_do_not_overflow_in_half_precision(dtype):
+    options = dict(grid=(1, 300), regions=(1, 1), slopes=(0.0, 0.5))
+    expected = distance_bias(**options, like=torch.zeros(1))
+    assert torch.equal(distance_bias(**options, like=torch.zeros(1, dtype=dtype)), expected.to(dtype))
+
+
+def test_checkpointing_with_chunks_holds_less():
+    def saved(**options):
+        numbers = []
+        model = tiny_vittm(out_stream='tokens', **options).train()
+        with saved_tensors_hooks(lambda tensor: numbers.append(tensor.numel()) or tensor, lambda tensor: tensor):
+            (tokens,) = model(images())
+        sum(stream.square().sum() for stream in tokens).backward()
+        return sum(numbers), [parameter.grad.clone() for parameter in model.parameters()]
+
+    (chunks, expected), (both, gradients) = saved(memory_chunk=4), saved(memory_chunk=4, with_cp=True)
+    assert both < 0.9 * chunks
+    torch.testing.assert_close(gradients, expected)
+
+
 def test_weights_fit_every_choice_of_outputs():
     weights = build().state_dict()
     for options in (dict(out_indices=0), dict(out_indices=(0, 1), out_stream='concat'), dict(frozen_stages=2)):
@@ -397,7 +456,15 @@ def test_initialisation_of_heads_can_be_chosen(head):
         (dict(out_indices=3), r'out index 3 does not exist: the blocks are 0 … 2'),
         (dict(out_indices=(0, -4)), 'out index -4 does not exist'),
         (dict(out_indices=()), 'out_indices is empty'),
-        (dict(frozen_stages=4), 'frozen_stages=4 is not within -1 … 3'),
+        (dict(out_indices='last'), "out_indices must be whole numbers, not 'last'"),
+        (dict(out_indices=(0, 'a')), 'out_indices must be whole numbers'),
+        (dict(frozen_stages=4), 'frozen_stages=4 is not a whole number within -1 … 3'),
+        (dict(frozen_stages='1'), "frozen_stages='1' is not a whole number"),
+        (dict(drop_path_rate=1.0), 'drop_path_rate must be a number from 0 to below 1, not 1.0'),
+        (dict(drop_path_rate='0.1'), "drop_path_rate must be a number from 0 to below 1, not '0.1'"),
+        (dict(rw_drop_path_rate=-0.5), 'rw_drop_path_rate must be a number from 0 to below 1, not -0.5'),
+        (dict(in_channels=0), 'in_channels must be a whole number above 0, not 0'),
+        (dict(arch=ARCH | dict(num_heads=3), rw_head=dict(type='LatentAttention')), 'num_heads=3 does not divide'),
         (dict(alibi_slopes=(1.0,)), 'alibi_slopes must be 2 numbers of 0 or more, one for each head, not'),
         (dict(alibi_slopes=2.0), 'alibi_slopes must be 2 numbers of 0 or more, one for each head, not 2.0'),
         (dict(alibi_slopes=(1.0, -1.0)), 'alibi_slopes must be 2 numbers of 0 or more'),
@@ -412,6 +479,11 @@ def test_initialisation_of_heads_can_be_chosen(head):
 def test_bad_arguments(options, sentence):
     with pytest.raises(UserError, match=sentence):
         build(**options)
+
+
+def test_image_of_other_channels():
+    with pytest.raises(UserError, match='the image has 4 channels and in_channels is 3: set in_channels'):
+        build()(torch.randn(1, 4, 32, 32))
 
 
 def test_image_smaller_than_a_patch():

@@ -60,6 +60,14 @@ def size_2d(name: str, value: Any) -> tuple[int, int]:
 
 def hidden_width(name: str, ratio: Any, width: int) -> int:
     """Return ``ratio · width`` rounded down if it is at least 1, else raise a UserError."""
-    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 1 <= ratio * width < inf:
+    rounding = 1e-6  # of a ratio that was inferred from a hidden width
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 1 <= ratio * width + rounding < inf:
         raise UserError(f'{name} must be a number of at least 1/{width} for tokens of width {width}, not {ratio!r}')
-    return int(ratio * width)
+    return int(ratio * width + rounding)
+
+
+def drop_probability(name: str, value: Any) -> float:
+    """Return ``value`` if it is a number from 0 to below 1, else raise a UserError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise UserError(f'{name} must be a number from 0 to below 1, not {value!r}')
+    return value

@@ -50,13 +50,14 @@ def distance_bias(grid: Grid, regions: Grid, slopes: Sequence[float], like: Tens
         grid (tuple[int, int]): Rows and columns of the tokens, which are one unit apart.
         regions (tuple[int, int]): Regions by which the tokens are ordered, from top to bottom and from left to right.
         slopes (Sequence[float]): One for each head.
-        like (Tensor): Gives device and dtype.
+        like (Tensor): Gives device and dtype. Distances are computed in fp32 at least.
 
     Returns:
         Tensor: ``(num_heads, N, N)``.
     """
-    rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in grid)
+    dtype = torch.promote_types(like.dtype, torch.float32)  # fp16 overflows from a distance of 256 on
+    rows, columns = (torch.arange(side, device=like.device, dtype=dtype) for side in grid)
     places = torch.stack(torch.meshgrid(rows, columns, indexing='ij'), -1).reshape(1, -1, 2)
     places = split_regions(places, grid, regions).flatten(0, 1)
     distances = (places[:, None] - places).square().sum(-1).sqrt()
-    return -like.new_tensor(slopes)[:, None, None] * distances
+    return (-like.new_tensor(slopes, dtype=dtype)[:, None, None] * distances).to(like.dtype)

@@ -1,6 +1,7 @@
 """Token embeddings: make the tokens of a stream, with their learned absolute position embeddings."""
 
 from abc import abstractmethod
+from logging import WARNING
 from math import isqrt
 from typing import Any
 
@@ -46,6 +47,7 @@ def grid_of(num_tokens: int, model_grid: Grid) -> Grid:
 
     Returns:
         tuple[int, int]: The model's own grid if the length fits, else a square, else a grid of the same aspect ratio.
+        A length that fits the last two, such as 576 for 16:9, is read as a square, with a warning.
 
     Raises:
         UserError: If none of these has ``num_tokens`` tokens.
@@ -53,13 +55,21 @@ def grid_of(num_tokens: int, model_grid: Grid) -> Grid:
     rows, columns = model_grid
     if num_tokens == rows * columns:
         return model_grid
-    side = isqrt(num_tokens)
-    if side * side == num_tokens:
+    side, height = isqrt(num_tokens), isqrt(num_tokens * rows // columns)
+    width = num_tokens // max(height, 1)
+    square = side * side == num_tokens
+    alike = height * width == num_tokens and height * columns == width * rows
+    if square and alike and rows != columns:
+        print_log(
+            f'a position embedding of {num_tokens} tokens may be {side}×{side} or {height}×{width}, and is read as '
+            f'{side}×{side}: if that is wrong, build the model with the img_size that the checkpoint was trained at',
+            logger='current',
+            level=WARNING,
+        )
+    if square:
         return side, side
-    height = isqrt(num_tokens * rows // columns)
-    for candidate in (height, height + 1):
-        if candidate and num_tokens % candidate == 0 and candidate * columns == num_tokens // candidate * rows:
-            return candidate, num_tokens // candidate
+    if alike:
+        return height, width
     raise UserError(
         f'a position embedding of {num_tokens} tokens is neither square nor of the aspect ratio {rows}×{columns}: '
         'build the model with the img_size that the checkpoint was trained at'
@@ -90,16 +100,15 @@ class TokenEmbed(BaseModule):
         super().__init__(init_cfg)
         self.grid = grid
         self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
-        self._resampled: tuple[tuple[Grid, int], Tensor] | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        """Number of tokens of an image of the model's ``img_size``."""
-        return self.grid[0] * self.grid[1]
+        self._resampled: tuple[nn.Parameter, tuple[Grid, int], Tensor] | None = None
 
     def grid_for(self, source: Grid) -> Grid:
         """Grid of the tokens made from the other stream's map with ``source`` rows and columns."""
         return self.grid
+
+    def stored_grid(self, num_tokens: int) -> Grid:
+        """Grid of a stored position embedding of ``num_tokens`` tokens."""
+        return grid_of(num_tokens, self.grid)
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
@@ -122,9 +131,9 @@ class TokenEmbed(BaseModule):
         if grid == self.grid or torch.is_grad_enabled() or self.pos_embed.is_inference() or _is_traced():
             return resample_pos_embed(self.pos_embed, self.grid, grid)
         key = grid, self.pos_embed._version
-        if self._resampled is None or self._resampled[0] != key:
-            self._resampled = key, resample_pos_embed(self.pos_embed, self.grid, grid)
-        return self._resampled[1]
+        if self._resampled is None or self._resampled[0] is not self.pos_embed or self._resampled[1] != key:
+            self._resampled = self.pos_embed, key, resample_pos_embed(self.pos_embed, self.grid, grid)
+        return self._resampled[2]
 
     def train(self, mode: bool = True) -> 'TokenEmbed':
         """Set the mode. Invalidates the cache, since writes to ``.data`` (mmengine's EMA) bypass version tracking."""
@@ -140,7 +149,7 @@ class TokenEmbed(BaseModule):
         loaded = state_dict.get(key)
         # torch itself reports another width
         if loaded is not None and loaded.ndim == 3 and loaded.shape[2] == self.pos_embed.shape[2]:
-            source = grid_of(loaded.shape[1], self.grid)
+            source = self.stored_grid(loaded.shape[1])
             if source != self.grid:
                 print_log(
                     f'{key} resampled from {source[0]}×{source[1]} to {self.grid[0]}×{self.grid[1]}', logger='current'
@@ -168,7 +177,8 @@ class PatchTokens(TokenEmbed):
         img_size (tuple[int, int]): Height and width in pixels that the position embedding is made for.
 
     Raises:
-        UserError: If the patch is not positive, larger than ``img_size``, or larger than an image in ``forward``.
+        UserError: If the patch is not positive or larger than ``img_size``, or an image in ``forward`` is smaller than
+            a patch or has other channels.
     """
 
     def __init__(self, patch_size: int | Grid, in_channels: int, embed_dims: int, img_size: Grid) -> None:
@@ -180,11 +190,17 @@ class PatchTokens(TokenEmbed):
             )
         super().__init__(embed_dims, (-(-img_size[0] // patch_size[0]), -(-img_size[1] // patch_size[1])))
         self.patch_size = patch_size
+        self.in_channels = positive_int('in_channels', in_channels)
         self.patches = PatchEmbed(in_channels, embed_dims, kernel_size=patch_size, stride=patch_size, padding='corner')
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Images ``(B, in_channels, H, W)`` -> tokens ``(B, N, C)`` and their grid."""
-        height, width = x.shape[2:]
+        channels, height, width = x.shape[1:]
+        if channels != self.in_channels:
+            raise UserError(
+                f'the image has {channels} channels and in_channels is {self.in_channels}: set in_channels of the '
+                'backbone, and mean and std of the data_preprocessor'
+            )
         if height < self.patch_size[0] or width < self.patch_size[1]:
             raise UserError(
                 f'an image of {height}×{width} pixels is smaller than a patch of '
@@ -239,6 +255,10 @@ class PooledCells(PooledTokens):
         """The rows, and the columns that make the cells square, at least one."""
         rows = self.grid[0]
         return rows, max(1, round(rows * source[1] / source[0]))
+
+    def stored_grid(self, num_tokens: int) -> Grid:
+        """One column, of any number of rows."""
+        return num_tokens, 1
 
 
 @TOKEN_EMBEDS.register_module()

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import inf
+from math import inf, prod
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...registry import FUSIONS, MEMORY_BLOCKS, MODELS, RW_HEADS, TOKEN_EMBEDS
-from ..builder import build_component, positive_int, size_2d
+from ..builder import build_component, drop_probability, positive_int, size_2d
 from ..distance_attention import DistanceLayer, distance_bias
 from ..fusions import Fusion
 from ..memory_blocks import MemoryBlock
@@ -110,11 +110,12 @@ class ViTTMLayer(BaseModule):
         write: bool = True,
         regions: int = 1,
         bias: Tensor | None = None,
+        with_cp: bool = False,
     ) -> Tensor:
         """Run the block on memory that comes in chunks, one chunk at a time.
 
         The numbers are those of :meth:`forward` up to rounding. With gradients, the activations of each chunk are
-        checkpointed.
+        checkpointed, and with ``with_cp`` those of the ViT block.
 
         Args:
             process (Tensor): Process tokens ``(B, Np, C)``.
@@ -124,6 +125,7 @@ class ViTTMLayer(BaseModule):
             write (bool): As in :meth:`forward`.
             regions (int): As in :meth:`forward`.
             bias (Tensor, optional): As in :meth:`forward`.
+            with_cp (bool): Whether to checkpoint the ViT block too.
 
         Returns:
             Tensor: Process tokens after the block.
@@ -138,7 +140,8 @@ class ViTTMLayer(BaseModule):
         process = self.read_norm(process)
         memory = self.read_head.merge([_checkpointed(read, chunk) for chunk in chunks])
         process = read_fusion(process, self.drop_path(self.read_head.update(memory, process)))
-        process = self.write_norm(self._attend(process, regions, bias))
+        attend = partial(_checkpointed, self._attend) if with_cp else self._attend
+        process = self.write_norm(attend(process, regions, bias))
         if write:
             head = partial(self.write_head.update, self.write_head.summarize(process))
             for index, chunk in enumerate(chunks):
@@ -154,14 +157,23 @@ def _checkpointed(function: Callable, *args: Any) -> Any:
     return cp.checkpoint(function, *args, use_reentrant=False) if torch.is_grad_enabled() else function(*args)
 
 
+def _with_names(value: Any) -> Any:
+    """Replace classes in an argument by their names, since ``config.json`` cannot hold classes."""
+    if isinstance(value, dict):
+        return {key: _with_names(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_names(each) for each in value]
+    return value.__name__ if isinstance(value, type) else value
+
+
 @MODELS.register_module()
 class ViTTM(
     BaseModule,
     PyTorchModelHubMixin,
     library_name='mmvittm',
     license='apache-2.0',
-    paper_url='https://arxiv.org/abs/2409.07613',
     repo_url='https://github.com/mmvittm/mmvittm',
+    coders={container: (_with_names, lambda stored: stored) for container in (dict, list, tuple)},
 ):
     """Vision Token Turing Machine.
 
@@ -174,7 +186,7 @@ class ViTTM(
         arch (str | dict): 'tiny', 'small', 'base' or 'large', or a dict of ``embed_dims``, ``num_layers``,
             ``num_heads`` and ``feedforward_channels``.
         img_size (int | tuple[int, int]): Height and width in pixels that the position embeddings are made for. Images
-            of any other size work too.
+            of other sizes work too, unless a head or fusion is built for a fixed number of tokens.
         in_channels (int): Channels of the image.
         memory_embed (dict): Embedding of the memory tokens, from :data:`mmvittm.registry.TOKEN_EMBEDS`.
         process_embed (dict): Embedding of the process tokens, from the same registry.
@@ -200,7 +212,8 @@ class ViTTM(
         norm_cfg (dict): Config of the LayerNorms outside of heads and memory blocks.
         stream_norms (bool): Whether both streams are normalised before reads and before writes, as in the paper.
         frozen_stages (int): 0 freezes the embeddings, n also the first n blocks, -1 nothing.
-        with_cp (bool): Whether to checkpoint the activations of each block, to save memory in training.
+        with_cp (bool): Whether to checkpoint the activations of each block, to save memory in training; with
+            ``memory_chunk``, those of the ViT blocks, since the chunks always are.
         memory_chunk (int, optional): Process the memory in chunks of this many tokens, to save memory on large images:
             besides the tokens themselves, the activations of one chunk are held at a time, in training too. Needs
             components that treat memory tokens independently.
@@ -257,8 +270,8 @@ class ViTTM(
         self.img_size = size_2d('img_size', img_size)
         self.out_indices = self._checked_out_indices(out_indices)
         self.out_stream = self._checked_out_stream(out_stream)
-        if not -1 <= frozen_stages <= self.num_layers:
-            raise UserError(f'frozen_stages={frozen_stages} is not within -1 … {self.num_layers}')
+        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= self.num_layers:
+            raise UserError(f'frozen_stages={frozen_stages!r} is not a whole number within -1 … {self.num_layers}')
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
         self.memory_chunk = memory_chunk if memory_chunk is None else positive_int('memory_chunk', memory_chunk)
@@ -275,7 +288,9 @@ class ViTTM(
             )
         self.drop_after_pos = nn.Dropout(drop_rate)
 
-        process_tokens, memory_tokens = self.process_embed.num_tokens, self.memory_embed.num_tokens
+        process_tokens = prod(self.process_embed.grid_for(self.memory_embed.grid))
+        memory_tokens = prod(self.memory_embed.grid_for(self.process_embed.grid))
+        self._built_for = process_tokens, memory_tokens
         build_fusion = partial(build_component, FUSIONS, Fusion, fusion, embed_dims=self.embed_dims)
         self.read_fusion = build_fusion(target_tokens=process_tokens)
         self.write_fusion = build_fusion(target_tokens=memory_tokens)
@@ -283,7 +298,8 @@ class ViTTM(
             build_component, RW_HEADS, RWHead, rw_head, embed_dims=self.embed_dims, num_heads=arch['num_heads']
         )
         block_type = TransformerEncoderLayer if alibi_slopes is None else DistanceLayer
-        drop_path_rates = np.linspace(0, drop_path_rate, self.num_layers).tolist()
+        drop_probability('rw_drop_path_rate', rw_drop_path_rate)
+        drop_path_rates = np.linspace(0, drop_probability('drop_path_rate', drop_path_rate), self.num_layers).tolist()
         memory_blocks = [cfg or dict(type='MemoryBlock') for cfg in self._one_per_block(memory_block)]
         self.layers = ModuleList(
             ViTTMLayer(
@@ -313,11 +329,8 @@ class ViTTM(
         self._writes_last = self._depth - 1 in self._memory_outputs
         if memory_chunk is not None:
             self._check_chunks(rw_drop_path_rate)
-        if rw_region is not None and (fixed := self._fixed_component()):
-            raise UserError(
-                f'rw_region does not work with {type(fixed).__name__}, whose number of tokens is fixed: leave one of '
-                'them out'
-            )
+        if rw_region is not None:
+            self._refuse_fixed_tokens('rw_region')
         for module in (*self._unreachable(), *self._frozen()):
             module.requires_grad_(False)
 
@@ -331,6 +344,8 @@ class ViTTM(
             raise UserError(f'a custom arch is a dict of exactly {", ".join(names)}, not {arch!r}')
         for name, value in arch.items():
             positive_int(name, value)
+        if arch['embed_dims'] % arch['num_heads']:
+            raise UserError('num_heads={num_heads} does not divide embed_dims={embed_dims}'.format(**arch))
         return arch
 
     @staticmethod
@@ -346,7 +361,9 @@ class ViTTM(
         return slopes
 
     def _checked_out_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
-        indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        indices = (out_indices,) if isinstance(out_indices, int) else out_indices
+        if not isinstance(indices, (list, tuple)) or not all(isinstance(index, int) for index in indices):
+            raise UserError(f'out_indices must be whole numbers, not {out_indices!r}')
         for index in indices:
             if not -self.num_layers <= index < self.num_layers:
                 raise UserError(f'out index {index} does not exist: the blocks are 0 … {self.num_layers - 1}')
@@ -420,10 +437,7 @@ class ViTTM(
         self._check_tokens(streams)
         regions = self.regions_of(grids)
         if regions != (1, 1):
-            process, memory = (
-                split_regions(tokens, grid, regions) for tokens, grid in zip(streams, grids, strict=True)
-            )
-            streams = Streams(process, memory)
+            streams = Streams(*(split_regions(*each, regions) for each in zip(streams, grids, strict=True)))
         run_blocks = self._run_blocks if self.memory_chunk is None else self._run_blocks_in_chunks
         after = run_blocks(streams, regions[0] * regions[1], self.attention_bias(grids.process, regions))
         return tuple(self._output(stream, after[index], grids, regions) for index, stream in self._outputs)
@@ -466,13 +480,19 @@ class ViTTM(
         """The read/write head or fusion that is built for a fixed number of tokens, if there is one."""
         return next((part for part in (self.layers[0].read_head, self.read_fusion) if part.fixed_tokens), None)
 
-    def _check_tokens(self, streams: Streams) -> None:
-        fixed = self._fixed_component()
-        built_for = self.process_embed.num_tokens, self.memory_embed.num_tokens
-        given = streams.process.shape[1], streams.memory.shape[1]
-        if fixed is not None and given != built_for:
+    def _refuse_fixed_tokens(self, option: str) -> None:
+        if fixed := self._fixed_component():
             raise UserError(
-                f'{type(fixed).__name__} is built for {built_for[0]} process and {built_for[1]} memory tokens, and '
+                f'{option} does not work with {type(fixed).__name__}, whose number of tokens is fixed: leave one of '
+                'them out'
+            )
+
+    def _check_tokens(self, streams: Streams) -> None:
+        fixed, (process, memory) = self._fixed_component(), self._built_for
+        given = streams.process.shape[1], streams.memory.shape[1]
+        if fixed is not None and given != self._built_for:
+            raise UserError(
+                f'{type(fixed).__name__} is built for {process} process and {memory} memory tokens, and '
                 f'the image has {given[0]} and {given[1]}: give images of {self.img_size[0]}×{self.img_size[1]}, or '
                 'choose a read/write head and a fusion that take any number of tokens'
             )
@@ -500,7 +520,7 @@ class ViTTM(
         for index in range(self._depth):
             layer = self.layers[index]
             process = layer.forward_chunks(
-                process, chunks, self.read_fusion, self.write_fusion, self._writes(index), regions, bias
+                process, chunks, self.read_fusion, self.write_fusion, self._writes(index), regions, bias, self.with_cp
             )
             if index in self.out_indices:
                 wanted = chunks if index in self._memory_outputs else [streams.memory[:, :0]]
@@ -514,11 +534,7 @@ class ViTTM(
 
     def _check_chunks(self, rw_drop_path_rate: float) -> None:
         """Refuse what couples memory tokens across chunks."""
-        if fixed := self._fixed_component():
-            raise UserError(
-                f'memory_chunk does not work with {type(fixed).__name__}, whose number of tokens is fixed: '
-                'leave one of them out'
-            )
+        self._refuse_fixed_tokens('memory_chunk')
         if mixing := self.mixing_memory_block:
             raise UserError(
                 f'memory_chunk does not work with {type(mixing).__name__}, which mixes the memory tokens: '

@@ -1,4 +1,3 @@
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -35,8 +34,8 @@ class PixelShuffleHead(BaseDecodeHead):
         upscale (int): Rows and columns of the grid between, per token.
         fine_upscale (int): Rows and columns of logits, per row and column of the grid between. A patch of 16 pixels,
             4 and 2 give logits of stride 2.
-        norm_cfg (dict): Config of the norms. ``LN2d`` normalizes each token by itself, so a window and the whole scene
-            give the same logits; the means of batch norm differ between them.
+        norm_cfg (dict): Config of the norms outside of the ConvNeXt blocks. ``LN2d`` normalizes each token by itself,
+            so a window and the whole scene give the same logits; the means of batch norm differ between them.
         **kwargs: As for :class:`mmseg.models.decode_heads.decode_head.BaseDecodeHead`.
     """
 
@@ -97,9 +96,10 @@ class PixelShuffleHead(BaseDecodeHead):
         logits = resize(seg_logits, labels.shape[2:], mode='bilinear', align_corners=self.align_corners)
         weight = self.sampler.sample(logits, labels) if self.sampler else None
         labels = labels.squeeze(1)
-        losses: dict[str, Tensor] = defaultdict(float)
+        losses: dict[str, Tensor] = {}
         for loss in self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]:
-            losses[loss.loss_name] += loss(logits, labels, weight=weight, ignore_index=self.ignore_index)
+            name = str(loss.loss_name)
+            losses[name] = losses.get(name, 0) + loss(logits, labels, weight=weight, ignore_index=self.ignore_index)
         sample = (..., slice(None, None, 8), slice(None, None, 8))
         losses['acc_seg'] = accuracy(logits[sample], labels[sample], ignore_index=self.ignore_index)
-        return dict(losses)
+        return losses

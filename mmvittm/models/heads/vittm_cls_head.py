@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...registry import MODELS
+from ..builder import positive_int
 from ..streams import Streams
 
 
@@ -56,7 +57,7 @@ class ViTTMClsHead(ClsHead):
         super().__init__(loss=loss, topk=topk, cal_acc=cal_acc, init_cfg=init_cfg)
         if predict_from not in self.PREDICTIONS:
             raise UserError(f'unknown predict_from {predict_from!r}: choose one of {", ".join(self.PREDICTIONS)}')
-        self.num_classes = num_classes
+        self.num_classes = positive_int('num_classes', num_classes)
         self.predict_from = predict_from
         self.memory_norm = build_norm_layer(norm_cfg, in_channels)
         self.process_norm = build_norm_layer(norm_cfg, in_channels)

@@ -21,8 +21,8 @@ class RWHead(BaseModule):
     Args:
         embed_dims (int): Width C of the tokens.
         num_heads (int): Number of attention heads; a divisor of ``embed_dims``.
-        init_cfg (dict, optional): Initialisation. Defaults to that of timm's ViT, as in the authors' code: truncated
-            normal of std 0.02.
+        init_cfg (dict | list, optional): Initialisation. Defaults to that of timm's ViT, as in the authors' code:
+            truncated normal of std 0.02. An empty list keeps PyTorch's.
 
     Attributes:
         fixed_tokens (bool): Whether the head is built for fixed numbers of tokens. The backbone then refuses other
@@ -35,7 +35,8 @@ class RWHead(BaseModule):
     fixed_tokens = False
 
     def __init__(self, embed_dims: int, num_heads: int, init_cfg: dict | None = None) -> None:
-        super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0))
+        default = dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0)
+        super().__init__(default if init_cfg is None else init_cfg)
         self.embed_dims = positive_int('embed_dims', embed_dims)
         self.num_heads = positive_int('num_heads', num_heads)
         if embed_dims % num_heads:
@@ -101,8 +102,10 @@ def at_least_fp32(x: Tensor) -> Tensor:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Return a context without autocast on the device of ``x``; the meta device has no autocast."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    """Return a context without autocast on the device of ``x``; some devices, such as meta, have none."""
+    # before torch 2.4 nobody tells
+    has_autocast = getattr(torch.amp, 'is_autocast_available', lambda device: device not in ('meta', 'mps'))
+    return torch.autocast(x.device.type, enabled=False) if has_autocast(x.device.type) else nullcontext()
 
 
 def softmax(scores: Tensor) -> Tensor:

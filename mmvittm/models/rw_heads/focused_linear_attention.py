@@ -1,3 +1,5 @@
+from math import inf
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,7 +30,7 @@ class FocusedLinearAttention(LinearAttention):
         init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
 
     Raises:
-        UserError: If ``focusing_factor`` is below 1.
+        UserError: If ``focusing_factor`` is below 1 or infinite.
     """
 
     eps = 0.0  # the features are positive, and may all be small
@@ -42,7 +44,7 @@ class FocusedLinearAttention(LinearAttention):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(embed_dims, num_heads, latent_ratio, init_cfg)
-        if not isinstance(focusing_factor, (int, float)) or not focusing_factor >= 1:
+        if not isinstance(focusing_factor, (int, float)) or not 1 <= focusing_factor < inf:
             raise UserError(f'focusing_factor must be a number of 1 or more, not {focusing_factor!r}')
         self.focusing_factor = focusing_factor
 
