@@ -91,6 +91,11 @@ def test_validation_is_three_whole_columns(blue_marble):
     assert columns['training'] == {f'c{i:02d}' for i in range(18)} - columns['validation']
 
 
+def test_held_out_needs_a_fold(blue_marble):
+    with pytest.raises(UserError, match='needs a fold to keep its held-out tiles'):
+        build(blue_marble, '', held_out=True)
+
+
 def test_folds_partition_the_tiles_by_column(blue_marble):
     tiles = {path.name for path in blue_marble.glob('images/*/*.png')}
     held_out_once = []
@@ -469,4 +474,4 @@ def test_baseline_bad_number(baseline, monkeypatch, capsys, flag):
     monkeypatch.setattr(sys, 'argv', ['tool', flag, '0'])
     with pytest.raises(SystemExit, match='2'):
         baseline.parse_args()
-    assert 'must be at least 1, not 0' in capsys.readouterr().err
+    assert "must be a whole number above 0, not '0'" in capsys.readouterr().err

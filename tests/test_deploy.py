@@ -337,6 +337,11 @@ def test_an_exported_classifier_replaces_the_network(exported, models):
         np.testing.assert_allclose(ours.pred_score, theirs.pred_score, atol=1e-6)
 
 
+def test_an_export_is_not_quantised_by_loading_it(segmentor_file):
+    with pytest.raises(UserError, match='was exported for fp32 and cannot compute in int8: export it again'):
+        load_exported(segmentor_file, 'int8')
+
+
 def test_the_test_tool_measures_an_export(segmentor_file, models, run_tool, tmp_path):
     done = run_tool('deployment/test.py', models / 'segmentor.py', segmentor_file, '--work-dir', tmp_path)
     assert done.returncode == 0, done.stderr
@@ -351,6 +356,8 @@ def test_int8_is_calibrated_and_measured(models, monkeypatch, tmp_path, capsys):
     session, _ = load_exported(tmp_path / 'segmentor_24x32_int8.xml')
     assert session.metadata['dtype'] == 'int8'
     assert 'FakeQuantize' in (tmp_path / 'segmentor_24x32_int8.xml').read_text()
+    with pytest.raises(UserError, match='was exported for int8 and cannot compute in fp32: export it again'):
+        load_exported(tmp_path / 'segmentor_24x32_int8.xml', 'fp32')
 
 
 def verify_changed(change, dtype, checkpoint='checkpoint.pth'):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers.deployment import call_tool
 from mmseg.registry import DATASETS
 from PIL import Image
 
@@ -49,7 +50,9 @@ def test_dataset_makes_its_scenes(blue_marble):
         DATASETS.build(dict(type='mmvittm.DigitScenesDataset', held_out=side, **options)) for side in (False, True)
     )
     assert len(training) == 4
-    columns = [{path[-6:-4] for path in dataset.get_data_info(0)['backgrounds']} for dataset in (training, held_out)]
+    columns = [
+        {path[-6:-4] for path in dataset.get_data_info(0)['scene']['backgrounds']} for dataset in (training, held_out)
+    ]
     assert columns[1] == {'02', '08', '14'}
     assert not columns[0] & columns[1]
     item = training[3]
@@ -70,8 +73,38 @@ def test_folder_and_coco(run_tool, blue_marble, tmp_path):
     assert len(coco['images']) == len(list((out / 'images').iterdir())) == 3
     for entry in coco['annotations']:
         labels = np.array(Image.open(out / 'annotations' / f'{entry["image_id"]:06d}.png'))
+        runs = entry['segmentation']
+        mask = np.repeat(np.arange(len(runs['counts'])) % 2, runs['counts']).reshape(runs['size'], order='F')
+        assert mask.sum() == entry['area'] and (labels[mask == 1] == entry['category_id']).all()
         left, top, width, height = entry['bbox']
         inside = labels[top : top + height, left : left + width] == entry['category_id']
         assert inside.sum() >= entry['area'] > 0
         assert inside.any(0)[[0, -1]].all()
         assert inside.any(1)[[0, -1]].all()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        ([], 'exists: pass --overwrite to replace it'),
+        (['--scenes', 0], '--scenes must be a whole number above 0, not 0'),
+        (['--overwrite'], 'holds other files than a data set of digit scenes'),
+    ],
+)
+def test_a_folder_is_not_replaced_by_mistake(blue_marble, tmp_path, monkeypatch, arguments, sentence):
+    out = tmp_path / 'scenes'
+    (out / 'images').mkdir(parents=True)
+    mine = out / ('thesis.tex' if arguments == ['--overwrite'] else 'images/mine.png')
+    mine.touch()
+    with pytest.raises(UserError, match=sentence):
+        call_tool(
+            monkeypatch,
+            'dataset_converters/digit_scenes.py',
+            out,
+            '--backgrounds',
+            blue_marble,
+            '--side',
+            192,
+            *arguments,
+        )
+    assert mine.exists()

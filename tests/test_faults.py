@@ -169,6 +169,19 @@ def test_nan_changes_nothing(data, tmp_path):
     assert not np.isfinite(float.fromhex(next(iter(journal(tmp_path / 'run')[1])).split('"')[-2]))
 
 
+def test_nan_with_gradient_accumulation(data, tmp_path):
+    """One bad batch spoils the optimizer step, and only its file is named."""
+    cfg = in_process(config('segmentation', data, tmp_path / 'run', 12, default_hooks__non_finite__patience=2))
+    cfg.optim_wrapper.accumulative_counts = 3
+    status, log = run(cfg, tmp_path, prepare=lambda runner: runner.register_hook(PoisonHook([1, 6, 9], tmp_path)))
+    assert status == 1, log
+    for iteration in (3, 9):
+        assert f'not finite in iteration {iteration}: batch skipped (1 in a row)' in log
+    sentence = log.splitlines()[-1]
+    assert 'not finite in iteration 12, 2 batches in a row' in sentence
+    assert 4 <= sentence.count('.png') <= 8, 'the files of two batches of four'
+
+
 def test_nan_in_a_row(data, tmp_path):
     cfg = in_process(config('segmentation', data, tmp_path / 'run', 9, default_hooks__non_finite__patience=3))
     status, log = run(cfg, tmp_path, prepare=lambda runner: runner.register_hook(PoisonHook([1, 3, 4, 5], tmp_path)))

@@ -54,6 +54,22 @@ def odd_set(tmp_path):
     return load
 
 
+@pytest.mark.parametrize(
+    'dataset',
+    [
+        dict(type='mmpretrain.CIFAR10', data_root='{}/none'),  # downloads itself
+        dict(type='mmseg.ADE20KDataset', data_root='http://server/ade'),
+        dict(type='mmseg.ADE20KDataset', data_root='{}/none', backend_args=dict(backend='http')),
+    ],
+)
+def test_data_elsewhere_is_not_missing(tmp_path, dataset):
+    dataset['data_root'] = dataset['data_root'].format(tmp_path)
+    check_data(Config(dict(default_scope='mmseg', val_dataloader=dict(dataset=dataset))), 'val_dataloader')
+    local = dict(type='mmseg.ADE20KDataset', data_root=str(tmp_path / 'none'), backend_args=None)
+    with pytest.raises(UserError, match='data set folder not found'):
+        check_data(Config(dict(default_scope='mmseg', val_dataloader=dict(dataset=local))), 'val_dataloader')
+
+
 @pytest.mark.parametrize('name', [name for name, (_, expected) in FAULTS.items() if expected == REFUSED])
 def test_odd_data(odd_set, name):
     with pytest.raises(UserError, match=SENTENCES[name]):

@@ -32,7 +32,6 @@ def run_here(monkeypatch, *args) -> None:
     ('options', 'sentence'),
     [
         (['--out-dir', 'README.md/results'], 'cannot write to README.md/results: Not a directory'),
-        (['--threads', '0'], '--threads must be a whole number above 0, not 0'),
         (['--render', 'missing.csv'], 'results file not found: missing.csv'),
     ],
 )
@@ -137,6 +136,14 @@ def test_interrupted_run_measures_what_is_missing(called, checkout, monkeypatch)
             f'Measured on Fast CPU @ 3 GHz, 2 cores, AVX2, 4 threads; mmvittm 9.9.9, 2027-01-01; [{path.name}]({link})'
             in (checkout / page).read_text()
         )
+
+
+def test_results_of_two_machines_are_not_mixed(called, checkout, monkeypatch):
+    other = report('growth', 1.0)
+    other['machine']['threads'] = 2
+    (checkout / 'kept/growth.json').write_text(json.dumps(other))
+    with pytest.raises(SystemExit, match=r'kept has results for .*-2t-.* and .*-4t-.*: delete those'):
+        run_here(monkeypatch, '--out-dir', 'kept')
 
 
 def test_new_rows_replace_those_of_the_same_name(called, checkout, monkeypatch):

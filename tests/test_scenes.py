@@ -418,8 +418,14 @@ def test_unknown_type_of_preview(tmp_path):
 
 def test_labels_never_replace_the_image(tmp_path):
     path = png(tmp_path / 'a.png', photograph(64, 64))
-    with pytest.raises(UserError, match='the labels would replace the image'):
+    with pytest.raises(UserError, match='must be different files'):
         predict_scene(model(), path, path, PALETTE)
+    for preview in (path, tmp_path / 'labels.png'):
+        with pytest.raises(UserError, match='must be different files'):
+            predict_scene(model(), path, tmp_path / 'labels.png', PALETTE, preview=preview)
+    with pytest.raises(UserError, match='the memory limit is for one pass'):
+        predict_scene(model(), path, tmp_path / 'labels.png', PALETTE, mode='slide', memory=1e9)
+    assert [file.name for file in tmp_path.iterdir()] == ['a.png']
 
 
 @pytest.mark.parametrize('size', [128, 2048])

@@ -411,6 +411,24 @@ def test_scalars_that_a_model_lacks_are_left_out(monkeypatch, tmp_path):
         report.plot_scalars(pd.read_csv(tmp_path / 'scalars.csv'), study | dict(scalars=['memroy']), tmp_path / 'plot')
 
 
+def test_a_hash_of_digits_stays_text(study_tool, tmp_path):
+    for value in ('001234567890', '1234567e8901', '123456789012'):
+        study_tool.append_rows(tmp_path / 'runs.csv', [dict(model='A', fold=0, hash=value)])
+    assert list(study_tool.read_rows(tmp_path / 'runs.csv').hash) == ['001234567890', '1234567e8901', '123456789012']
+
+
+def test_other_runs_are_no_part_of_the_report(monkeypatch, tmp_path):
+    """A trial of another length, a fold and a model that the study no longer has."""
+    report = load_tool('study_report', monkeypatch)
+    rows = ['A,0,10,1', 'A,0,100,50', 'A,1,100,60', 'A,9,100,99', 'B,0,100,99']
+    (tmp_path / 'runs.csv').write_text('\n'.join(['model,fold,length,mIoU,machine', *(f'{row},cpu' for row in rows)]))
+    study = dict(title='T', metric='mIoU', configs=dict(A='a.py'), repeats=dict(name='fold', values=[0, 1]))
+    report.write_report('T', study, tmp_path, tmp_path / 'new/page.md')
+    page = (tmp_path / 'new/page.md').read_text()
+    assert '2 of 2 runs, 100 iterations each' in page
+    assert '| A | 2 | 55.0 |' in page and '| B |' not in page
+
+
 @pytest.mark.parametrize(
     ('values', 'conclusion'), [([1, 1.1, 1.2], 'better'), ([-1, -1.1, -1.2], 'worse'), ([1, -1, 1], 'no difference')]
 )
@@ -436,6 +454,10 @@ def test_models_that_a_study_refers_to(monkeypatch, tmp_path):
     assert '2 of 2 runs, 5 iterations' in page
     assert '| trees | 2 | 53.5 |' in page
     assert '| A against trees | 2 | +1.5 |' in page
+    with (tmp_path / 'trees.csv').open('a') as file:
+        file.write('0,3,50\n')
+    with pytest.raises(UserError, match=r'trees.csv has several rows per fold for trees: name more values'):
+        report.write_report('T', study, tmp_path, tmp_path / 'page.md')
     study['references']['trees'] = ['trees.csv', dict(leaves=3)]
     with pytest.raises(UserError, match=r'trees.csv has no column leaves, which the study needs for trees'):
         report.write_report('T', study, tmp_path, tmp_path / 'page.md')

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers.deployment import call_tool, load_tool, make_models, photograph
 from helpers.tiny import images, one_thread, tiny_vittm  # noqa: F401
+from mmengine.config import Config
 from PIL import Image
 
 from mmvittm.apis.memory import find_backbone, principal_colours, receptive_fields, record
@@ -145,6 +146,17 @@ def test_truth_is_that_of_the_test_data(models, drawn, tmp_path, monkeypatch):
     assert found['prediction'] != given['prediction']
 
 
+def test_truth_is_read_as_the_data_set_reads_it(tmp_path):
+    tool, labels, image = load_tool(TOOL), np.uint8([[0, 1], [2, 150]]), tmp_path / 'images/validation/a.jpg'
+    Image.fromarray(labels).save(tmp_path / 'truth.png')
+    dataset = dict(type='mmseg.ADE20KDataset', data_root=str(tmp_path), data_prefix=dict(img_path='', seg_map_path=''))
+    cfg = Config(dict(default_scope='mmseg', test_dataloader=dict(dataset=dataset)))
+    np.testing.assert_array_equal(tool.read_truth(cfg, image, tmp_path / 'truth.png', 150), [[255, 0], [1, 149]])
+    assert tool.read_truth(cfg, image, None, 150) is None
+    cfg.pop('test_dataloader')
+    np.testing.assert_array_equal(tool.read_truth(cfg, image, tmp_path / 'truth.png', 151), labels)
+
+
 def test_a_classifier_has_scores_for_a_legend(models, tmp_path, monkeypatch):
     visualize(monkeypatch, models, models / 'image.png', '--out', tmp_path / 'out', model='classifier')
     data = page_data(tmp_path / 'out.html')
@@ -173,7 +185,10 @@ BAD_ARGUMENTS = {
     'no image': (['{tmp}/none.png'], 'none.png cannot be read'),
     'no such token': (['{models}/image.png', '--token', '4', '1'], '--token 4 1: .* 3 rows and 4 columns'),
     'no such block': (['{models}/image.png', '--blocks', '1', '2'], '--blocks 1 2: the model has blocks 1 to 1'),
-    'labels in colour': (['{models}/image.png', '--truth', '{models}/image.png'], 'label map .* one channel'),
+    'labels in colour': (
+        ['{models}/image.png', '--truth', '{models}/image.png'],
+        'has 3 channels: a label map has one',
+    ),
 }
 
 

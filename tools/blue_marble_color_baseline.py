@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmvittm.apis.cli import run_tool
+from mmvittm.apis.cli import positive_int, run_tool
 from mmvittm.datasets import BlueMarbleDataset, CheckLabels
 from mmvittm.errors import UserError, install_command
 from mmvittm.fileio import atomic_path
@@ -117,13 +117,6 @@ def report(metrics: dict[str, np.ndarray]) -> Table:
     return table
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'must be at least 1, not {number}')
-    return number
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Fit gradient-boosted trees to the colour of each pixel and its means over boxes of '
@@ -146,11 +139,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--latitude', action='store_true', help='let the trees see the latitude of each pixel too')
     parser.add_argument(
         '--pixels',
-        type=positive,
+        type=positive_int,
         default=200_000,
         help='number of training pixels, at least one per tile (default: %(default)s)',
     )
-    parser.add_argument('--iterations', type=positive, default=100, help='boosting rounds (default: %(default)s)')
+    parser.add_argument('--iterations', type=positive_int, default=100, help='boosting rounds (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='random seed (default: %(default)s)')
     parser.add_argument('--out', type=Path, help='JSON file to write the result to')
     return parser.parse_args()

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from mmvittm.apis.cli import CfgOptions, run_tool
+from mmvittm.apis.cli import CfgOptions, positive_int, run_tool
 from mmvittm.benchmark.machine import describe_machine
 from mmvittm.benchmark.measurement import build_candidate, measure
 from mmvittm.benchmark.modes import BACKENDS, DTYPES, OPTIONS, run_modes
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     model = parser.add_argument_group('model and input')
     model.add_argument('--checkpoint', nargs='+', default=[], help='one per config (default: random weights)')
     model.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, help='overrides for all configs')
-    model.add_argument('--batch-size', type=positive_int, default=1, help='images per batch (default: 1)')
+    model.add_argument('--batch-size', type=positive_int, help='images per batch (default: 1)')
     shape_help = "H or H W (default: config's test size)"
     model.add_argument('--shape', type=positive_int, nargs='+', metavar='H', help=shape_help)
     model.add_argument('--whole-patches', action='store_true', help='round the size down to whole patches per config')
@@ -56,7 +56,8 @@ def parse_args() -> argparse.Namespace:
         '--dtype', nargs='+', choices=list(DTYPES), default=['fp32'], help='for every backend; fp32 by default'
     )
     modes_help = 'run modes instead of all pairs of --backend and --dtype; int8 is calibrated on the random images'
-    mode.add_argument('--modes', nargs='+', type=run_mode, metavar='BACKEND:DTYPE', help=modes_help)
+    pairs = [f'{backend}:{dtype}' for backend in BACKENDS for dtype in DTYPES]
+    mode.add_argument('--modes', nargs='+', choices=pairs, metavar='BACKEND:DTYPE', help=modes_help)
     mode.add_argument('--half-weights', action='store_true', help='cast the weights instead of autocasting (PyTorch)')
     mode.add_argument('--channels-last', action='store_true', help='use the channels-last memory format (PyTorch)')
     mode.add_argument('--cuda-graph', action='store_true', help='replay a CUDA graph (not yet tried on a GPU)')
@@ -77,12 +78,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def positive_int(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be a whole number above 0, not {text!r}')
-    return int(text)
-
-
 def sweep(text: str) -> tuple[str, list[int]]:
     """Parse ``name=value,value,…``."""
     name, _, listed = text.partition('=')
@@ -92,15 +87,6 @@ def sweep(text: str) -> tuple[str, list[int]]:
     if len(set(values)) < max(len(values), 2):
         raise argparse.ArgumentTypeError(f'give two or more different values, not {listed!r}')
     return name, values
-
-
-def run_mode(text: str) -> tuple[str, str]:
-    """Parse ``backend:dtype``."""
-    backend, _, dtype = text.partition(':')
-    if backend not in BACKENDS or dtype not in DTYPES:
-        known = f'one of {", ".join(BACKENDS)}, a colon and one of {", ".join(DTYPES)}'
-        raise argparse.ArgumentTypeError(f'{text!r} is not a run mode: give {known}')
-    return backend, dtype
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -116,7 +102,11 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError(f'--threads must be at most {MAX_THREADS}, not {args.threads}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('--device cuda: torch finds no GPU, use --device cpu')
-    args.modes = args.modes or list(product(args.backend, args.dtype))
+    swept = args.sweep and args.sweep[0]
+    if swept in ('shape', 'batch-size') and getattr(args, swept.replace('-', '_')):
+        raise UserError(f'--sweep {swept} sets --{swept}: leave that out')
+    args.batch_size = args.batch_size or 1
+    args.modes = [tuple(pair.split(':')) for pair in args.modes or ()] or list(product(args.backend, args.dtype))
     if args.parts and (args.train or not any(BACKENDS[backend].is_eager for backend, _ in args.modes)):
         raise UserError('--parts times a forward pass of the backend torch: use it with that backend, without --train')
 
@@ -173,11 +163,10 @@ def main() -> None:
     frame = to_frame(report['results'])
     show(report, frame, console)
     if args.out_dir:
-        frame.to_csv(args.out_dir / 'results.csv', index=False)
+        with atomic_path(args.out_dir / 'results.csv') as path:
+            frame.to_csv(path, index=False)
         plots = [path.name for path in write_plots(frame, args.out_dir)]
-        console.print(
-            f'{args.out_dir}: {", ".join(["results.json", "results.csv", *plots])}', soft_wrap=True, markup=False
-        )
+        print(f'{args.out_dir}: {", ".join(["results.json", "results.csv", *plots])}')
 
 
 if __name__ == '__main__':

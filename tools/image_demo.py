@@ -37,10 +37,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def paint(image: np.ndarray, predictor: Predictor) -> np.ndarray:
+def paint(image: np.ndarray, predictor: Predictor, source: Path) -> np.ndarray:
     """Draw the prediction for ``image``, with a legend at the right that is wide enough for all classes."""
     classes = predictor.classes
-    image, legend = predictor.task.draw(image, predictor.predict(image), classes, predictor.palette)
+    try:
+        image, legend = predictor.task.draw(image, predictor.predict(image), classes, predictor.palette)
+    except Exception as error:  # what a model raises for an odd image depends on the model
+        size = '×'.join(map(str, image.shape[:2]))
+        raise UserError(f'{source} of {size} pixels cannot be painted: {error_text(error)}') from error
     font = ImageFont.load_default(FONT_SIZE)
     width = int(max(font.getlength(f'100% {name}') for name in classes)) + 2 * LINE
     height = max(len(image), LEAST_LINES * LINE)
@@ -59,12 +63,7 @@ def paint(image: np.ndarray, predictor: Predictor) -> np.ndarray:
 
 
 def paint_image(source: Path, out: Path, predictor: Predictor, progress: Progress) -> None:
-    image = read_image(source)
-    try:
-        painted = paint(image, predictor)
-    except Exception as error:  # what a model raises for an odd image depends on the model
-        size = '×'.join(map(str, image.shape[:2]))
-        raise UserError(f'image {source} of {size} pixels cannot be painted: {error_text(error)}') from error
+    painted = paint(read_image(source), predictor, source)
     with atomic_path(out) as path:
         mmcv.imwrite(painted, str(path))  # unlike cv2.imwrite, it raises an error on a full disk
 
@@ -77,7 +76,7 @@ def paint_video(source: Path, out: Path, predictor: Predictor, progress: Progres
     with atomic_path(out) as path:
         writer, frames = None, 0
         while (frame := video.read()) is not None:  # not by index: the header may promise more frames than there are
-            painted = paint(frame, predictor)
+            painted = paint(frame, predictor, source)
             if writer is None:
                 size = painted.shape[1::-1]
                 writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), video.fps or 25, size)
@@ -126,7 +125,8 @@ def main() -> None:
                 console.print(str(error), style='yellow', markup=False, soft_wrap=True)
     Console(soft_wrap=True, markup=False).print(f'{len(todo) - len(failed)} of {len(todo)} files painted to {args.out}')
     if failed:
-        raise UserError(f'{len(failed)} of {len(todo)} files failed: {"; ".join(map(str, failed))}')
+        reason = failed[0] if len(failed) == 1 else 'see above'
+        raise UserError(f'{len(failed)} of {len(todo)} files failed: {reason}')
 
 
 if __name__ == '__main__':

@@ -39,7 +39,7 @@ def data_of(config: str) -> str:
     name, _, size = Path(config).stem.rpartition('_')[2].rpartition('-')
     if 'x' not in size:  # no size in the name
         name, size = f'{name}-{size}'.strip('-'), ''
-    return f'{DATA[name]} {size.replace("x", "×")}'.strip()
+    return f'{DATA.get(name, name)} {size.replace("x", "×")}'.strip()
 
 
 def studies() -> Iterator[tuple[dict, Path]]:
@@ -73,6 +73,8 @@ def measurements() -> Iterator[tuple[str, dict]]:
     for study, folder in studies():
         timed = folder / 'speed.csv'
         for row in pd.read_csv(timed).to_dict('records') if timed.is_file() else []:
+            if row['model'] not in study['configs']:
+                continue
             config = f'configs/{study["configs"][row["model"]]}'
             if study.get('shape') in (None, list(input_size(load_config(config)))):
                 yield config, cells(row['ms'], row['GMACs'], row['parameters'])

@@ -21,7 +21,7 @@ from mmengine.fileio import load
 from pages import markdown, write_section
 from rich.console import Console
 
-from mmvittm.apis.cli import run_tool
+from mmvittm.apis.cli import positive_int, run_tool
 from mmvittm.benchmark.report import cells, displayed, plot_growth, plot_ratios, save, to_frame
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, require_writable
@@ -54,11 +54,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/performance'), help='(default: %(default)s)')
     only_help = f'measure these again, of {", ".join(MEASUREMENTS)}'
     parser.add_argument('--only', nargs='+', choices=MEASUREMENTS, metavar='NAME', help=only_help)
-    parser.add_argument('--threads', type=int, default=2, help='CPU threads (default: 2)')
+    parser.add_argument('--threads', type=positive_int, default=2, help='CPU threads (default: 2)')
     parser.add_argument('--render', type=Path, metavar='CSV', help='write plots and tables of CSV without measuring')
     args = parser.parse_args()
-    if args.threads < 1:
-        raise UserError(f'--threads must be a whole number above 0, not {args.threads}')
     if args.render and not args.render.is_file():
         raise UserError(f'results file not found: {args.render}')
     return args
@@ -82,12 +80,8 @@ def measure(args: argparse.Namespace, console: Console) -> list[str]:
         if MEASUREMENTS[name].get('isa', isa) != isa:
             console.print(f'skipped: needs a CPU with {MEASUREMENTS[name]["isa"]}, and this one has {isa}')
             continue
-        command = [
-            'tools/fps_benchmark.py',
-            *arguments(name, args.threads),
-            '--out',
-            str(args.out_dir / f'{name}.json'),
-        ]
+        out = str(args.out_dir / f'{name}.json')
+        command = ['tools/fps_benchmark.py', *arguments(name, args.threads), '--out', out]
         console.print(f'$ python {shlex.join(command)}', style='dim', soft_wrap=True, highlight=False)
         with (args.out_dir / f'{name}.log').open('w') as log:
             if subprocess.run([sys.executable, *command], stdout=log, stderr=log, check=False).returncode:
@@ -97,7 +91,7 @@ def measure(args: argparse.Namespace, console: Console) -> list[str]:
 
 def write_results(out_dir: Path) -> Path:
     """Write the results in ``out_dir`` to the results file of this machine."""
-    frames = []
+    frames, names = [], set()
     for name in MEASUREMENTS:
         if (path := out_dir / f'{name}.json').is_file():
             report = json.loads(path.read_text())
@@ -108,11 +102,14 @@ def write_results(out_dir: Path) -> Path:
                 machine='{cpu}, {cores} cores, {cpu_isa}, {threads} threads'.format(**machine),
                 packages=', '.join(f'{package} {version}' for package, version in versions.items()),
             )
+            hardware = re.sub(r'[^a-z0-9]+', '-', f'{machine["cpu"]}-{machine["cpu_isa"]}'.lower())
+            names.add(f'fps-cpu-{hardware}-{machine["threads"]}t-torch{versions["torch"].partition("+")[0]}.csv')
             frames.append(to_frame(report['results']).assign(measurement=name, **source))
     if not frames:
         raise UserError(f'no results in {out_dir}: every measurement failed, see the logs there')
-    hardware = re.sub(r'[^a-z0-9]+', '-', f'{machine["cpu"]}-{machine["cpu_isa"]}'.lower())
-    path = RESULTS / f'fps-cpu-{hardware}-{machine["threads"]}t-torch{versions["torch"].partition("+")[0]}.csv'
+    if len(names) > 1:
+        raise UserError(f'{out_dir} has results for {" and ".join(sorted(names))}: delete those of other settings')
+    path = RESULTS / names.pop()
     new = pd.concat(frames)
     if path.is_file():
         old = pd.read_csv(path)

@@ -7,6 +7,7 @@ of the same model are not tried. Times need an idle machine; memory does not (--
 
 import argparse
 import json
+import os
 import re
 import resource
 import subprocess
@@ -106,7 +107,7 @@ def measure(row: dict) -> dict:
             raise
         return dict(status='memory limit')
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    numbers = dict(status='done', peak_gb=peak / 1e9, taken_gb=taken / 1e9)
+    numbers = dict(status='done', peak_gb=peak / 1e9, taken_gb=taken and taken / 1e9)
     if not row['memory_only']:
         numbers |= dict(seconds=median(seconds), runs=len(seconds))
     return numbers | dict(machine=describe_machine('cpu'))
@@ -244,14 +245,16 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
         axis.grid(visible=True, which='both', alpha=0.3)
         axis.legend(handles=axis.get_lines(), fontsize='x-small')
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100)
 
 
 def render(source: Path, doc: Path) -> None:
     """Write the plot, and the table between the markers of the page."""
     frame = read_results(source)
     draw(frame, doc.parent / 'images' / 'scenes.png')
-    origin = f'From [{source.name}](../{source.as_posix()}), {frame.threads.max()} OpenMP threads at most.'
+    relative = os.path.relpath(source, doc.parent)
+    origin = f'From [{source.name}]({relative}), {frame.threads.max()} OpenMP threads at most.'
     text = f'{table(frame)}\n\n{origin}\n\n![seconds and memory against megapixels](images/scenes.png)'
     write_section(doc, f'\n{text}\n')
 

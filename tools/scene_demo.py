@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mmvittm.apis.cli import run_tool
+from mmvittm.errors import UserError
 from mmvittm.scenes import MODES, load_segmentor, predict_scene
 
 
@@ -25,10 +26,14 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--preview', type=Path, help='painted image (default: LABELS with the ending _preview.png)')
     parser.add_argument('--mode', choices=MODES, default=MODES[0], help='one pass, or sliding window (default: whole)')
-    parser.add_argument('--memory', type=float, metavar='GB', help='limit of one pass, besides model and libraries')
+    memory_help = 'limit for --mode whole, besides model and libraries'
+    parser.add_argument('--memory', type=float, metavar='GB', help=memory_help)
     parser.add_argument('--reduce', type=int, default=1, metavar='N', help='reduce the image by this factor first')
-    parser.add_argument('--device', default='cpu', help='device of the model (default: %(default)s)')
-    return parser.parse_args()
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='(default: %(default)s)')
+    args = parser.parse_args()
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise UserError('--device cuda: torch finds no GPU, use --device cpu')
+    return args
 
 
 def main() -> None:
@@ -37,7 +42,7 @@ def main() -> None:
     preview = args.preview or args.out.with_name(f'{args.out.stem}_preview.png')
     with Progress(console=Console(stderr=True)) as progress:
         predict_scene(
-            model.to(torch.device(args.device)),
+            model.to(args.device),
             args.image,
             args.out,
             mode=args.mode,

@@ -56,6 +56,8 @@ def whole_patches(box: list[int], patch: tuple[int, int], size: tuple[int, int])
         raise UserError(
             f'--box {text} holds no patch of {patch[1]}×{patch[0]} of the image of {size[1]}×{size[0]}: choose another'
         )
+    if (height, width) == size:
+        raise UserError('--box is the whole image, and nothing is outside: choose a smaller one')
     return Window(top, left, height, width)
 
 

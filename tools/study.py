@@ -36,7 +36,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from study_report import models_of, write_report
 
 import mmvittm
-from mmvittm.apis.cli import CfgOptions, run_tool
+from mmvittm.apis.cli import CfgOptions, positive_int, run_tool
 from mmvittm.apis.config import build_model, load_config
 from mmvittm.benchmark.machine import cpu_name
 from mmvittm.errors import UserError
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ', '.join(sorted(path.stem for path in STUDIES.glob('*.yml')))
     parser.add_argument('study', help=f'study file, or one of {names}')
-    parser.add_argument('--jobs', type=int, default=1, metavar='N', help='runs at a time (default: 1)')
+    parser.add_argument('--jobs', type=positive_int, default=1, metavar='N', help='runs at a time (default: 1)')
     parser.add_argument('--time', action='store_true', help='only time all models; needs a quiet machine')
     parser.add_argument('--report', action='store_true', help='only write the report from the CSV files')
     parser.add_argument('--results', type=Path, default=Path('results'), help='folder of the CSV files')
@@ -192,8 +192,9 @@ def build_runs(study: dict, cfg_options: dict, work_dir: Path) -> list[Run]:
             if stage := study.get('first_stages', {}).get(model):
                 first = Run('first stage', stage, repeat, load_config(mmvittm.configs_dir() / stage, common), work_dir)
             run = Run(model, source, repeat, load_config(mmvittm.configs_dir() / source, options), work_dir, first)
-            if not run.length:
-                raise UserError(f'config {source} has no train_cfg.max_iters or max_epochs')
+            for stage in filter(None, (first, run)):
+                if not stage.length:
+                    raise UserError(f'config {stage.source} has no train_cfg.max_iters or max_epochs')
             runs.append(run)
     return runs
 
@@ -205,7 +206,7 @@ class Tools:
         self.processes: set[subprocess.Popen] = set()
         self.stopped = False
         self.guard = threading.Lock()
-        self.first_stage = threading.Lock()  # several models may share one
+        self.first_stages = defaultdict(threading.Lock)  # by folder, since several models may share one
 
     def call(self, folder: Path, on_line: Callable[[str], None], tool: str, *args: str | Path) -> None:
         """Run a tool with its output in ``folder/log.txt``.
@@ -249,7 +250,7 @@ class Tools:
         """End the running tools; a training saves a checkpoint first."""
         with self.guard:
             self.stopped = True
-            for process in self.processes:
+            for process in tuple(self.processes):
                 process.terminate()
         for process in tuple(self.processes):
             process.wait()
@@ -271,7 +272,7 @@ def train_and_test(run: Run, metric: str, tools: Tools, on_progress: Callable[[f
     """Bring ``run`` from any state to its metrics. Raises a :class:`UserError` if it fails."""
     start, test = time.monotonic(), run.folder / 'test'
     if run.first:
-        with tools.first_stage:
+        with tools.first_stages[run.first.folder]:
             train(run.first, tools, lambda share: on_progress(share / 2))
         run.cfg.load_from = str(run.first.checkpoint)
     train(run, tools, lambda share: on_progress((1 + share) / 2 if run.first else share))
@@ -310,19 +311,31 @@ def record(run: Run, metrics: dict, study: dict, folder: Path) -> None:
     key, metric = {'model': run.model, study['repeats']['name']: run.repeat, 'hash': run.hash}, study['metric']
     numbers = {name: round(value, 3) for name, value in metrics.items() if isinstance(value, (int, float))}
     modules = [importlib.import_module(name) for name in ('torch', 'mmengine', 'mmvittm')]
-    commit = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=TOOLS, capture_output=True, text=True)
     row = key | dict(config=run.source, length=run.length) | numbers
     row |= dict(
         machine=torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
         versions=' '.join(f'{module.__name__}={module.__version__.split("-")[0]}' for module in modules),
-        commit=commit.stdout.strip(),
+        commit=commit_of(TOOLS),
     )
-    append_rows(folder / 'runs.csv', [row])
     if curve := validation_curve(run.folder, metric):
         rows = [key | {'step': step, metric: round(value, 3)} for step, value in curve.items()]
         append_rows(folder / 'curves.csv', rows)
     if scalars := training_scalars(run.folder, study.get('scalars', [])):
         append_rows(folder / 'scalars.csv', [key | {'step': step} | row for step, row in scalars.items()])
+    append_rows(folder / 'runs.csv', [row])  # last, since a run that is in it counts as done
+
+
+def commit_of(folder: Path) -> str:
+    """Return the commit of a folder, '' for one outside a repository or without git."""
+    try:
+        command = ['git', 'describe', '--always', '--dirty']
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ''
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={'hash': str})  # one such as 2359549667e0 is no number
 
 
 def append_rows(path: Path, rows: list[dict]) -> None:
@@ -331,7 +344,7 @@ def append_rows(path: Path, rows: list[dict]) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
-        tables = [pd.read_csv(path)] if path.is_file() else []
+        tables = [read_rows(path)] if path.is_file() else []
         with atomic_path(path) as temporary:
             pd.concat([*tables, pd.DataFrame(rows)]).to_csv(temporary, index=False)
     finally:
@@ -341,9 +354,9 @@ def append_rows(path: Path, rows: list[dict]) -> None:
 def copy_from_other_study(run: Run, repeat: str, folder: Path) -> bool:
     """Copy the rows of a run of equal hash in the results of another study; return whether there is one."""
     for path in sorted(folder.parent.glob('*/runs.csv')):
-        if path.parent != folder and run.hash in set(pd.read_csv(path).hash):
+        if path.parent != folder and run.hash in set(read_rows(path).hash):
             for table in (path.with_name(name) for name in ('curves.csv', 'scalars.csv', 'runs.csv')):
-                rows = pd.read_csv(table) if table.is_file() else pd.DataFrame(columns=['model', repeat, 'hash'])
+                rows = read_rows(table) if table.is_file() else pd.DataFrame(columns=['model', repeat, 'hash'])
                 own = rows[rows.hash == run.hash].rename(columns={rows.columns[1]: repeat})  # the other may have folds
                 own = own.assign(**{'model': run.model, repeat: run.repeat})
                 if len(own):
@@ -369,7 +382,7 @@ def run_study(runs: list[Run], study: dict, folder: Path, jobs: int, console: Co
     repeat, metric, tools = study['repeats']['name'], study['metric'], Tools()
     done = set()
     if (folder / 'runs.csv').is_file():
-        table = pd.read_csv(folder / 'runs.csv')
+        table = read_rows(folder / 'runs.csv')
         done = set(table[['model', repeat, 'hash']].itertuples(index=False, name=None))
     pending = [run for run in runs if (run.model, run.repeat, run.hash) not in done]
     pending = [run for run in pending if not copy_from_other_study(run, repeat, folder)]

@@ -41,7 +41,12 @@ def references(study: dict, folder: Path) -> Iterator[pd.DataFrame]:
             raise UserError(
                 f'{folder / file} has no column {", ".join(sorted(missing))}, which the study needs for {model}'
             )
-        yield rows[(rows[list(wanted)] == pd.Series(wanted)).all(axis=1)].assign(model=model)
+        rows = rows[(rows[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+        if rows[study['repeats']['name']].duplicated().any():
+            raise UserError(
+                f'{folder / file} has several rows per {study["repeats"]["name"]} for {model}: name more values'
+            )
+        yield rows.assign(model=model)
 
 
 def results_table(runs: pd.DataFrame, study: dict, speed: pd.DataFrame | None) -> pd.DataFrame:
@@ -177,7 +182,11 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     if 'runs' not in tables:
         raise UserError(f'{folder / "runs.csv"} does not exist: no run of this study has finished')
     repeat, metric = study['repeats']['name'], study['metric']
-    runs = tables['runs'].drop_duplicates(['model', repeat], keep='last')
+    runs = tables['runs']
+    runs = runs[runs.model.isin(study['configs']) & runs[repeat].isin(study['repeats']['values'])]
+    # a run of another length than the last one, such as a short trial, is no run of the same training
+    runs = runs[runs.length == runs.groupby('model').length.transform('last')]
+    runs = runs.drop_duplicates(['model', repeat], keep='last')
     speed = tables['speed'].set_index('model') if 'speed' in tables else None
     lengths = ' or '.join(str(length) for length in sorted(runs.length.unique()))
     expected = len(study['configs']) * len(study['repeats']['values'])
@@ -205,6 +214,7 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     if 'scalars' in tables:
         text.append(f'![Logged scalars over the training and by block](images/study_{name}_scalars.png)\n')
         plot_scalars(tables['scalars'], study, images / f'study_{name}_scalars.png')
+    page.parent.mkdir(parents=True, exist_ok=True)
     if not page.is_file():
         page.write_text('# Studies\n', encoding='utf-8')
     marks = f'<!-- study {name}: made by tools/study.py -->', f'<!-- end of {name} -->'

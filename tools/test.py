@@ -9,7 +9,7 @@ from mmengine.fileio import dump
 
 from mmvittm.apis.cli import add_common_arguments, run_tool
 from mmvittm.apis.config_errors import FirstStepHook, explain_config_errors
-from mmvittm.apis.data import check_data, check_distinct_names
+from mmvittm.apis.data import check_data, check_distinct_names, innermost_datasets
 from mmvittm.apis.runner import build_runner, config_from_args
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
@@ -37,14 +37,15 @@ def draw_predictions(cfg: Config, folder: str) -> None:
         raise UserError('--show-dir needs default_hooks.visualization in the config')
     hook = cfg.default_hooks.visualization
     hook.interval = 1  # the defaults are every 50th image (mmseg) and every 5,000th (mmpretrain)
-    hook['enable' if hook.type == 'VisualizationHook' else 'draw'] = True
+    hook['draw' if hook.type.endswith('SegVisualizationHook') else 'enable'] = True
     cfg.visualizer.save_dir = folder
 
 
 def use_tta(cfg: Config) -> None:
     if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
         raise UserError('--tta needs tta_pipeline and tta_model in the config')
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for dataset in innermost_datasets(cfg.test_dataloader.dataset):
+        dataset['pipeline'] = cfg.tta_pipeline
     hooks = cfg.get('custom_hooks') or []
     cfg.custom_hooks = [*hooks, dict(type='mmengine.PrepareTTAHook', tta_cfg=cfg.tta_model, priority='LOWEST')]
 
@@ -59,12 +60,13 @@ def main() -> None:
             draw_predictions(cfg, args.show_dir)
         if args.tta:
             use_tta(cfg)
-        saves_maps = args.out and isinstance(cfg.test_evaluator, dict) and 'IoUMetric' in cfg.test_evaluator.type
-        if saves_maps:
-            cfg.test_evaluator.output_dir = args.out
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        savers = [each for each in evaluators if args.out and each.type.endswith('IoUMetric')]
+        for evaluator in savers[:1]:  # one of them saves all maps
+            evaluator.output_dir = args.out
         check_data(cfg, 'test_dataloader')
         runner = build_runner(cfg, args.allow_pickle, args.verbose)
-        if saves_maps or (args.show_dir and cfg.default_hooks.visualization.type == 'VisualizationHook'):
+        if savers or (args.show_dir and 'enable' in cfg.default_hooks.visualization):
             check_distinct_names(runner.test_loop.dataloader.dataset)
         runner.register_hook(dict(type='mmvittm.CheckpointFitHook', strict=True))
         runner.register_hook(first_step, 'LOWEST')

@@ -10,12 +10,14 @@ import base64
 import gzip
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import matplotlib
 import numpy as np
+from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
 from rich.console import Console
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import load_config
+from mmvittm.apis.config_errors import error_text
 from mmvittm.apis.data import innermost_datasets
 from mmvittm.apis.memory import Recording, Transfer, find_backbone, principal_colours, receptive_fields, record
 from mmvittm.deploy.images import read_image
@@ -88,7 +91,7 @@ def look(args: argparse.Namespace) -> View:
     pixels = read_image(args.image)
     predictor = load_predictor(args.config, args.checkpoint)
     backbone = find_backbone(predictor.model)
-    answers, legend = predict(predictor, pixels, args.truth or find_truth(args.config, args.image))
+    answers, legend = predict(predictor, pixels, args)
     image, batch = prepare(predictor.model, pixels)
     grids, blocks = record(backbone, batch)
     numbers = args.blocks or list(range(1, len(blocks) + 1))
@@ -115,7 +118,9 @@ def prepare(model: nn.Module, image: np.ndarray) -> tuple[np.ndarray, Tensor]:
     return np.pad(pixels, [*padding, (0, 0)]).astype(np.uint8), batch
 
 
-def predict(predictor: Predictor, image: np.ndarray, truth: Path | None) -> tuple[dict[str, np.ndarray], list[tuple]]:
+def predict(
+    predictor: Predictor, image: np.ndarray, args: argparse.Namespace
+) -> tuple[dict[str, np.ndarray], list[tuple]]:
     """Return painted prediction and truth of a segmentor, none of a classifier, and the legend."""
     prediction = predictor.predict(image)
     _, legend = predictor.task.draw(image, prediction, predictor.classes, predictor.palette)
@@ -123,33 +128,28 @@ def predict(predictor: Predictor, image: np.ndarray, truth: Path | None) -> tupl
         return {}, legend
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(predictor.palette)] = predictor.palette
-    answers = dict(prediction=palette[prediction])
-    return answers | (dict(truth=palette[read_labels(truth)]) if truth else {}), legend
+    labels = read_truth(load_config(args.config), args.image, args.truth, len(predictor.classes))
+    return dict(prediction=palette[prediction]) | ({} if labels is None else dict(truth=palette[labels])), legend
 
 
-def find_truth(config: Path, image: Path) -> Path | None:
-    """Return the label map of an image in the test data of a config, if it is there."""
-    cfg = load_config(config)
-    dataset = next(innermost_datasets(cfg.test_dataloader.dataset))
-    try:
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-            built = DATASETS.build({**dataset, 'pipeline': []})
-            entries = [built.get_data_info(index) for index in range(len(built))]
-    except (OSError, UserError):  # the data need not be on this machine
-        return None
-    found = [entry.get('seg_map_path') for entry in entries if same_file(entry.get('img_path'), image)]
-    return Path(found[0]) if found and found[0] else None
-
-
-def same_file(path: str | None, other: Path) -> bool:
-    return path is not None and Path(path).resolve() == other.resolve()
-
-
-def read_labels(path: Path) -> np.ndarray:
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
-        raise UserError(f'label map {path} cannot be read: give an image with one channel of 8 bits')
-    return labels
+def read_truth(cfg: Config, image: Path, given: Path | None, num_classes: int) -> np.ndarray | None:
+    """Read the given label map, or that of an image of the test data, as the config's data set reads it."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        entry = dict(label_map=None, reduce_zero_label=False, seg_fields=[])
+        if 'test_dataloader' in cfg:
+            dataset = next(innermost_datasets(cfg.test_dataloader.dataset))
+            built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
+            entry |= dict(label_map=built.label_map, reduce_zero_label=built.reduce_zero_label)
+            with suppress(OSError, UserError):  # the data need not be on this machine
+                found = [each for each in built.load_data_list() if Path(each['img_path']).resolve() == image.resolve()]
+                given = given or (found and found[0].get('seg_map_path'))
+        if not given:
+            return None
+        steps = Compose([dict(type='LoadAnnotations'), dict(type='mmvittm.CheckLabels', num_classes=num_classes)])
+        try:
+            return steps(entry | dict(seg_map_path=str(given)))['gt_seg_map']
+        except (OSError, ValueError) as error:
+            raise UserError(f'label map {given} cannot be read: {error_text(error)}') from error
 
 
 def cell_sizes(backbone: ViTTM, grids: Grids, size: Sequence[int]) -> dict[str, list[float]]:

@@ -27,6 +27,13 @@ for _message in (
 _OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed", re.IGNORECASE)
 
 
+def positive_int(text: str) -> int:
+    """Parse a whole number above 0, as ``type`` of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be a whole number above 0, not {text!r}')
+    return int(text)
+
+
 def run_tool(main: Callable[[], None]) -> None:
     """Call ``main`` and report users' mistakes in one sentence on stderr, with exit status 1.
 

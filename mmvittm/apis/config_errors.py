@@ -14,7 +14,7 @@ from types import FrameType
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import METRICS, OPTIMIZERS, DefaultScope, Registry, build_from_cfg
-from mmengine.runner import BaseLoop, TestLoop, ValLoop
+from mmengine.runner import BaseLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
 from ..errors import UserError
@@ -40,13 +40,9 @@ class FirstStepHook(Hook):
         """Note a training iteration."""
         self.done.add('train')
 
-    def after_val_epoch(self, *args, **kwargs) -> None:
-        """Note a validation."""
-        self.done.add('val')
-
-    def after_test_epoch(self, *args, **kwargs) -> None:
-        """Note a test."""
-        self.done.add('test')
+    def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
+        """Note an evaluation, which mmengine calls an epoch."""
+        self.done.add(mode)
 
 
 @contextmanager

@@ -20,7 +20,8 @@ IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff')
 def check_data(cfg: Config, *loaders: str) -> None:
     """Check that the data sets of ``loaders`` exist, take all images of their folders and have all annotations.
 
-    Images with another suffix than the data set's are reported in a warning.
+    Images with another suffix than the data set's are reported in a warning. Data sets that download themselves or lie
+    on a server are not checked.
 
     Args:
         cfg (Config): The config. Its ``data_help`` says how to get the data.
@@ -59,6 +60,10 @@ def innermost_datasets(dataset: dict) -> Iterator[dict]:
 
 
 def _problem(dataset: dict) -> str | None:
+    built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
+    elsewhere = (dataset.get('backend_args') or {}).get('backend', 'local') != 'local'
+    if elsewhere or '://' in str(dataset.get('data_root')) or getattr(built, 'download', False):
+        return None
     root = Path(dataset.get('data_root') or '')
     prefixes = dataset.get('data_prefix') or {}
     prefixes = {'img_path': prefixes} if isinstance(prefixes, str) else prefixes
@@ -70,7 +75,6 @@ def _problem(dataset: dict) -> str | None:
             return f'data set folder {folder} is empty'
     if 'img_path' not in folders:
         return None
-    built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
     passed_over = None if dataset.get('ann_file') else _passed_over(built, folders)
     return passed_over or (_missing(built, folders) if hasattr(built, 'img_suffix') else None)
 

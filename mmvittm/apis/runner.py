@@ -3,7 +3,7 @@
 import argparse
 import logging
 import os
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
@@ -88,12 +88,11 @@ def build_runner(cfg: Config, allow_pickle: bool = False, verbose: bool = True) 
         if (runner_class := RUNNERS.get(cfg.get('runner_type', 'Runner'))) is None:
             known = ', '.join(sorted(RUNNERS.module_dict))
             raise UserError(f'unknown runner_type {cfg.runner_type!r}: choose one of {known}')
-        runner = (runner_class if verbose else type('QuietRunner', (_Quiet, runner_class), {})).from_cfg(cfg)
+        runner = type('ToolRunner', (_ToolRunner, runner_class), dict(verbose=verbose)).from_cfg(cfg)
     if not verbose and not any(isinstance(hook, ProgressBarHook) for hook in runner.hooks):
         runner.register_hook(ProgressBarHook())
     runner.logger.addFilter(_is_of_use)
     runner.register_hook(dict(type='mmvittm.SyncRunningStatsHook'))
-    _explain_loading_errors(runner)
     return runner
 
 
@@ -105,14 +104,28 @@ def _is_for_the_terminal(record: logging.LogRecord) -> bool:
     return hasattr(record, 'terminal') or (record.levelno >= logging.WARNING and _is_of_use(record))
 
 
-class _Quiet:
-    """Mixin of a runner whose logger, and Python's warnings, write to the log file only.
+class _ToolRunner:
+    """Mixin of a runner whose ``load_or_resume`` says in a sentence what is wrong with a checkpoint.
 
-    The terminal still gets the logger's warnings, and messages marked with ``extra=dict(terminal=True)``.
+    Unless it is ``verbose``, its logger and Python's warnings write to the log file only. The terminal still gets the
+    logger's warnings, and messages marked with ``extra=dict(terminal=True)``.
     """
+
+    verbose: bool
+
+    def load_or_resume(self) -> None:
+        try:
+            super().load_or_resume()
+        except UserError:
+            raise
+        except Exception as error:  # a crafted checkpoint may raise anything
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+            raise UserError(f'checkpoint {self._load_from} does not fit this config: {reason}') from error
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
+        if self.verbose:
+            return logger
         files = [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]
         for handler in set(logger.handlers) - set(files):
             handler.addFilter(_is_for_the_terminal)
@@ -121,7 +134,8 @@ class _Quiet:
         return logger
 
     def load_checkpoint(self, *args, **kwargs) -> dict:
-        with redirect_stdout(StringIO()):  # mmengine prints all names that do not fit; CheckpointFitHook says how many
+        # mmengine prints all names that do not fit; CheckpointFitHook says how many
+        with nullcontext() if self.verbose else redirect_stdout(StringIO()):
             return super().load_checkpoint(*args, **kwargs)
 
 
@@ -130,19 +144,3 @@ def _checkpoint_folder(cfg: Config) -> Path:
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     out_dir = hook.get('out_dir')
     return Path(out_dir, Path(cfg.work_dir).absolute().name) if out_dir else Path(cfg.work_dir)
-
-
-def _explain_loading_errors(runner: Runner) -> None:
-    """Let mmengine's loading raise a UserError for a checkpoint that it cannot use, such as a crafted one."""
-    load_or_resume = runner.load_or_resume
-
-    def explained() -> None:
-        try:
-            load_or_resume()
-        except UserError:
-            raise
-        except Exception as error:
-            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-            raise UserError(f'checkpoint {runner._load_from} does not fit this config: {reason}') from error
-
-    runner.load_or_resume = explained

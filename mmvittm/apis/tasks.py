@@ -93,7 +93,10 @@ class Segmentation(Task):
 
     def strip(self, model: EncoderDecoder) -> None:
         if isinstance(model, CascadeEncoderDecoder):
-            raise UserError('a CascadeEncoderDecoder has several decode heads: only its backbone can be timed')
+            raise UserError(
+                'a CascadeEncoderDecoder has several decode heads, which cannot be timed or exported: '
+                'choose an EncoderDecoder, or time the backbone only'
+            )
         super().strip(model)
 
     def skip_head(self, model: EncoderDecoder) -> None:

@@ -38,8 +38,4 @@ def serialize(state_dict: Mapping[str, Tensor], meta: Mapping[str, object], suff
 
 def sha256(path: Path) -> str:
     """Compute the SHA-256 sum of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from ..apis.config import build_model, input_size, load_config
@@ -65,7 +66,7 @@ def build_candidate(
         UserError: If the config, the checkpoint or the size of the images does not fit.
     """
     cfg = load_config(config, cfg_options)
-    backbone = cfg.model.get('backbone', {})
+    backbone = (cfg.get('model') or {}).get('backbone', {})
     if memory_patch and 'patch_size' in backbone.get('memory_embed', {}):
         backbone.memory_embed.patch_size = memory_patch
     height, width = (shape[0], shape[-1]) if shape else input_size(cfg)
@@ -96,10 +97,8 @@ def patch_sizes(cfg: Config) -> tuple[int, int]:
     """Height and width of the smallest image that holds whole patches of every embedding of the backbone."""
     backbone = cfg.model.get('backbone', {})
     holders = (backbone, backbone.get('memory_embed', {}), backbone.get('process_embed', {}))
-    sizes = [holder['patch_size'] for holder in holders if 'patch_size' in holder]
-    pairs = [(1, 1), *((size, size) if isinstance(size, int) else size for size in sizes)]
-    height, width = (math.lcm(*sides) for sides in zip(*pairs, strict=True))
-    return height, width
+    sizes = [to_2tuple(holder['patch_size']) for holder in holders if 'patch_size' in holder]
+    return tuple(math.lcm(*sides) for sides in zip((1, 1), *sizes, strict=True))
 
 
 def measure(
@@ -124,7 +123,8 @@ def measure(
     timing = time_interleaved(runs, judged=len(candidates), timer=timer_on(device), on_step=on_step, **options)
     gemm_times = dict(zip(gemms, timing.times[len(candidates) :], strict=True))
     on_step('profiling')
-    rows = [summarize(index, candidates, timing, gemm_times) for index in range(len(candidates))]
+    ceilings = fastest(gemm_times)
+    rows = [summarize(index, candidates, timing, gemm_times, ceilings) for index in range(len(candidates))]
     for row, candidate in zip(rows, candidates, strict=True):
         backend = BACKENDS[candidate.mode.backend]
         row['peak_memory'] = peak_memory(candidate.run, device) if backend.in_pytorch else None  # others keep arenas
@@ -132,7 +132,7 @@ def measure(
             passes = min(_STAGE_PASSES, options.get('rounds') or _STAGE_PASSES)
             row['stages_ms'] = time_stages(candidate.network, candidate.run, passes, device)
     timed = [dict(dtype=dtype, gemm=gemm, times_ms=times) for (dtype, gemm), times in gemm_times.items()]
-    return dict(rows=rows, ceilings=list(fastest(gemm_times).values()), gemms=timed)
+    return dict(rows=rows, ceilings=list(ceilings.values()), gemms=timed)
 
 
 def has_fast_gemms(dtype: str, device: str) -> bool:
@@ -144,14 +144,16 @@ def has_fast_gemms(dtype: str, device: str) -> bool:
     return dtype == 'fp32' or (DTYPES[dtype].is_floating_point and not emulated)
 
 
-def summarize(index: int, candidates: Sequence[Candidate], timing: Timing, gemm_times: GemmTimes) -> dict:
+def summarize(
+    index: int, candidates: Sequence[Candidate], timing: Timing, gemm_times: GemmTimes, ceilings: dict[str, dict]
+) -> dict:
     """Make the results row of a candidate."""
     candidate, times = candidates[index], np.array(timing.times[index])
     mode, batch_size = candidate.mode, len(candidate.images)
     first_in_mode = next(i for i, other in enumerate(candidates) if other.mode == mode)
     time = spread(times)
     work = 2 * candidate.macs_per_image * batch_size / 1e6
-    ceiling, own = fastest(gemm_times).get(mode.dtype), own_rates(candidate, gemm_times)
+    ceiling, own = ceilings.get(mode.dtype), own_rates(candidate, gemm_times)
     return dict(
         config=candidate.config,
         checkpoint=candidate.checkpoint,

@@ -62,12 +62,13 @@ def run_modes(pairs: Iterable[tuple[str, str]], options: Iterable[str] = (), **c
 
 
 class Torch:
-    """Eager PyTorch."""
+    """PyTorch, eager or with ``torch.compile``, which freezes the weights of a forward pass."""
 
     packages: tuple[str, ...] = ()
     in_pytorch = True  # takes options, trains, runs on all devices, frees memory after a pass
-    is_eager = True  # calls modules one by one
-    no_grad = torch.inference_mode
+
+    def __init__(self, is_eager: bool) -> None:
+        self.is_eager = is_eager  # calls modules one by one
 
     def check(self, mode: RunMode) -> None:
         if mode.dtype == 'int8':
@@ -82,28 +83,18 @@ class Torch:
             network, images = (x.to(memory_format=torch.channels_last) for x in (network, images))
         autocast = mode.dtype != 'fp32' and not half_weights
         context = torch.autocast(mode.device, dtype) if autocast else nullcontext()
-        forward = self.compiled(network, mode)
+        forward, no_grad = network, torch.inference_mode
+        if not self.is_eager:  # dynamo fails on tensors created in inference mode, such as drop path's rate
+            forward = torch.compile(network, options=None if mode.train else {'freezing': True})
+            no_grad = torch.no_grad
         if mode.train:
             return training_step(network, images, context, forward)
 
         def run() -> object:
-            with self.no_grad(), context:
+            with no_grad(), context:
                 return forward(images)
 
         return captured(run) if 'cuda_graph' in mode.options else run
-
-    def compiled(self, network: nn.Module, mode: RunMode) -> Callable[[Tensor], object]:
-        return network
-
-
-class Compile(Torch):
-    """``torch.compile``, for a forward pass with frozen weights."""
-
-    is_eager = False
-    no_grad = torch.no_grad  # dynamo fails on tensors created in inference mode, such as drop path's rate
-
-    def compiled(self, network: nn.Module, mode: RunMode) -> Callable[[Tensor], object]:
-        return torch.compile(network, options=None if mode.train else {'freezing': True})
 
 
 class Exported:
@@ -131,8 +122,8 @@ class Exported:
 
 
 BACKENDS: dict[str, Torch | Exported] = dict(
-    torch=Torch(),
-    compile=Compile(),
+    torch=Torch(is_eager=True),
+    compile=Torch(is_eager=False),
     onnxruntime=Exported(FORMATS['onnx']),
     openvino=Exported(FORMATS['openvino']),
 )

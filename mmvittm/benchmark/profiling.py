@@ -78,10 +78,10 @@ def peak_memory(run: Run, device: str = 'cpu') -> int | None:
         ctypes.CDLL(None).malloc_trim(0)  # returns memory of earlier passes to the system, so that it counts again
         Path('/proc/self/clear_refs').write_text('5')  # resets the high-water mark
         before = _status('VmRSS')
-        run()
-        return _status('VmHWM') - before
     except (OSError, AttributeError, KeyError):  # not Linux, not glibc, or not allowed
-        return None
+        before = None
+    run()
+    return None if before is None else _status('VmHWM') - before
 
 
 def _status(name: str) -> int:

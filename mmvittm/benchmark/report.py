@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ..fileio import atomic_path
 from .profiling import STAGES
 from .timing import LEVEL, growth_exponent
 
@@ -35,20 +36,18 @@ SPEED = {
 }
 BY_STAGE = {**_MODE, **_BATCH, **{stage: f'{{stages_ms.{stage}:.2f}} ({{shares.{stage}:.0%}})' for stage in STAGES}}
 GROWTH = {**_MODE, 'latency': '{latency:.3f}', 'multiply-adds': '{macs:.3f}'}
-_LEGEND = f"""± and brackets: {LEVEL} % confidence interval of the median; speed: ratio of FPS, round by round
-of ceiling: share of the rate of the fastest GEMM of the run; of own GEMMs: share of the rate (GFLOP/s) of the network's
-three largest GEMMs, timed in the same rounds, which hardly changes with the load of the machine; slow: outliers above
-Tukey's fence, included in all numbers"""
+_LEGEND = f"""± and brackets: {LEVEL} % confidence interval of the median, or the range of fewer than six rounds
+speed: ratio of FPS, round by round; of ceiling: share of the rate of the fastest GEMM of the run
+of own GEMMs: share of the rate (GFLOP/s) of the network's three largest GEMMs, timed in the same rounds, which hardly
+changes with the load of the machine; slow: outliers above Tukey's fence, included in all numbers"""
 
 
 def to_frame(results: Sequence[dict]) -> pd.DataFrame:
     """Make a frame of results rows: ``time_ms.median`` for inner dicts, the shape as three numbers, no other lists."""
-    sizes = [dict(zip(('batch', 'channels', 'height', 'width'), row['shape'], strict=True)) for row in results]
-    frame = pd.json_normalize([row | size for row, size in zip(results, sizes, strict=True)])
+    frame = pd.json_normalize(results)
+    frame[['batch', 'channels', 'height', 'width']] = frame['shape'].tolist()
     if 'ceiling.gemm' in frame:
-        frame['ceiling.gemm'] = [
-            '×'.join(map(str, gemm)) if isinstance(gemm, (list, tuple)) else gemm for gemm in frame['ceiling.gemm']
-        ]
+        frame['ceiling.gemm'] = frame['ceiling.gemm'].map(lambda gemm: '×'.join(map(str, gemm)), na_action='ignore')
     return frame.drop(columns=['shape', 'channels', 'gemms', 'times_ms'])
 
 
@@ -134,7 +133,8 @@ def save(path: Path, draw: Callable[[Axes], None], height: float = 5) -> Path:
     """Draw one plot into a new figure and write it."""
     figure = Figure(figsize=(8, height), layout='constrained')
     draw(figure.add_subplot())
-    figure.savefig(path, dpi=120)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     return path
 
 

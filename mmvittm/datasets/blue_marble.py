@@ -18,7 +18,6 @@ class BlueMarbleDataset(BaseSegDataset):
     Args:
         img_suffix (str): Suffix of the images. Defaults to '.png'.
         seg_map_suffix (str): Suffix of the label maps. Defaults to '.png'.
-        reduce_zero_label (bool): Must stay False: label 0 is water, a class. Defaults to False.
         fold (int, optional): Keep the tiles of one side of this fold, 0 to 5. Fold ``k`` holds out the tile columns
             ``k``, ``k + 6`` and ``k + 12``. Defaults to None, all tiles.
         held_out (bool): Keep the held-out tiles of ``fold`` instead of the training tiles. Defaults to False.
@@ -43,18 +42,17 @@ class BlueMarbleDataset(BaseSegDataset):
         self,
         img_suffix: str = '.png',
         seg_map_suffix: str = '.png',
-        reduce_zero_label: bool = False,
         fold: int | None = None,
         held_out: bool = False,
         **kwargs: Any,
     ) -> None:
         if fold not in (None, *range(self.FOLDS)):
             raise UserError(f'BlueMarbleDataset has the folds 0 to {self.FOLDS - 1}, not {fold!r}')
+        if held_out and fold is None:
+            raise UserError('BlueMarbleDataset needs a fold to keep its held-out tiles: set fold, 0 to 5')
         self.fold = fold
         self.held_out = held_out
-        super().__init__(
-            img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, reduce_zero_label=reduce_zero_label, **kwargs
-        )
+        super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """List the tiles of the chosen side of the fold.

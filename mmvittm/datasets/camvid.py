@@ -15,7 +15,6 @@ class CamVidDataset(BaseSegDataset):
     Args:
         img_suffix (str): Suffix of the images. Defaults to '.png'.
         seg_map_suffix (str): Suffix of the label maps. Defaults to '.png'.
-        reduce_zero_label (bool): Must stay False: label 0 is sky, a class. Defaults to False.
         **kwargs: As for :class:`mmseg.datasets.BaseSegDataset`.
     """
 
@@ -38,12 +37,8 @@ class CamVidDataset(BaseSegDataset):
         ],
     )  # fmt: skip
 
-    def __init__(
-        self, img_suffix: str = '.png', seg_map_suffix: str = '.png', reduce_zero_label: bool = False, **kwargs: Any
-    ) -> None:
-        super().__init__(
-            img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, reduce_zero_label=reduce_zero_label, **kwargs
-        )
+    def __init__(self, img_suffix: str = '.png', seg_map_suffix: str = '.png', **kwargs: Any) -> None:
+        super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)
 
     @classmethod
     def get_label_map(cls, new_classes: list | tuple | None = None) -> dict[int, int]:

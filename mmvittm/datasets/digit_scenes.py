@@ -117,21 +117,22 @@ class DigitScenesDataset(BaseDataset):
     ) -> None:
         if side < 2 * SIZES[1]:
             raise UserError(f'DigitScenesDataset needs a side of at least {2 * SIZES[1]} pixels, not {side}')
-        self.scenes = dict(seed=seed, side=side, held_out=held_out)
+        self.scene = dict(seed=seed, side=side, held_out=held_out)  # and the backgrounds, for make_scene
         self.fold, self.num_scenes = fold, num_scenes
         super().__init__(data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """List the settings of every scene."""
+        """List the backgrounds, and the numbers of the scenes."""
         prefix = dict(img_path='images', seg_map_path='annotations')
         tiles = BlueMarbleDataset(
-            data_root=self.data_root, data_prefix=prefix, fold=self.fold, held_out=self.scenes['held_out']
+            data_root=self.data_root, data_prefix=prefix, fold=self.fold, held_out=self.scene['held_out']
         )
-        backgrounds = [tile['img_path'] for tile in tiles.load_data_list()]
-        return [
-            dict(number=number, backgrounds=backgrounds, seg_fields=[], reduce_zero_label=False, **self.scenes)
-            for number in range(self.num_scenes)
-        ]
+        self.scene['backgrounds'] = [tile['img_path'] for tile in tiles.load_data_list()]
+        return [dict(number=number) for number in range(self.num_scenes)]
+
+    def get_data_info(self, idx: int) -> dict:
+        """Return the number of a scene and what all scenes share."""
+        return super().get_data_info(idx) | dict(scene=self.scene, seg_fields=[], reduce_zero_label=False)
 
 
 @TRANSFORMS.register_module()
@@ -147,8 +148,7 @@ class MakeDigitScene(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Add image and labels to ``results``."""
-        keys = ('number', 'seed', 'side', 'backgrounds', 'held_out')
-        scene = make_scene(**{key: results[key] for key in keys})
+        scene = make_scene(results['number'], **results['scene'])
         results['img'] = np.ascontiguousarray(scene.image[..., ::-1])
         results['img_shape'] = results['ori_shape'] = scene.labels.shape
         results['gt_seg_map'] = scene.labels

@@ -79,17 +79,21 @@ class Format(ABC):
             threads (int, optional): Number of CPU threads. Defaults to the runtime's choice.
 
         Raises:
-            UserError: If the file is missing or in another format, the format does not support the dtype, or a
-                package is missing.
+            UserError: If the file is missing or in another format, the format or the file does not support the dtype,
+                or a package is missing.
         """
         self.check(dtype or 'fp32')
         if not path.is_file():
             raise UserError(f'exported model not found: {path}')
         try:
-            return self._read(path, dtype, threads)
+            session = self._read(path, dtype, threads)
         except Exception as error:  # the runtimes' exceptions have no other base in common
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f'{path} is not a model in the format {self.name}: {reason[-1]}') from error
+        stored = session.metadata.get('dtype')
+        if dtype and stored and (dtype == 'int8') != (stored == 'int8'):
+            raise UserError(f'{path} was exported for {stored} and cannot compute in {dtype}: export it again')
+        return session
 
     def check(self, dtype: str = 'fp32') -> None:
         """Raise a :class:`UserError` if the format does not support ``dtype`` or a package is missing."""

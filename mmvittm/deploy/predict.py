@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.registry import DefaultScope
 from torch import nn
 
@@ -110,8 +111,9 @@ def run_exported(model: nn.Module, session: Session, metadata: ExportMetadata) -
         if tuple(inputs.shape[2:]) != metadata.shape:
             needed, given = ('×'.join(map(str, size)) for size in (metadata.shape, inputs.shape[2:]))
             raise UserError(f'the exported model takes images of {needed}, not {given}: export it for that size')
-        return [torch.from_numpy(output) for output in session(inputs.numpy())]
+        return [torch.from_numpy(output).to(inputs.device) for output in session(inputs.cpu().numpy())]
 
+    model = model.module if is_model_wrapper(model) else model
     model.extract_feat = extract_feat
     task_of(model).skip_head(model)
 

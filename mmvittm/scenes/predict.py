@@ -57,7 +57,7 @@ def predict_scene(
     palette = model.dataset_meta['palette'] if palette is None else palette
     if model.out_channels == 1:
         raise UserError('a head with one logit for two classes is not supported: set out_channels=2')
-    _check(image, labels, palette, mode, preview)
+    _check(image, labels, palette, mode, memory, preview)
     with open_raster(image, positive_int('reduce', reduce)) as raster, torch.inference_mode(), ExitStack() as files:
         predictions = _whole(model, raster, memory, progress) if mode == 'whole' else slide(model, raster, progress)
         painting = files.enter_context(atomic_path(preview)) if preview else None
@@ -69,16 +69,24 @@ def predict_scene(
 
 
 def _check(
-    image: str | Path, labels: str | Path, palette: Sequence[Sequence[int]], mode: str, preview: str | Path | None
+    image: str | Path,
+    labels: str | Path,
+    palette: Sequence[Sequence[int]],
+    mode: str,
+    memory: float | None,
+    preview: str | Path | None,
 ) -> None:
     if mode not in MODES:
         raise UserError(f'unknown mode {mode!r}: choose one of {", ".join(MODES)}')
+    if memory is not None and mode != 'whole':
+        raise UserError(f"the memory limit is for one pass: leave it out in the mode '{mode}'")
     if len(palette) > 255:
         raise UserError(f'a label map of 8 bits cannot hold {len(palette)} classes')
     if preview and Path(preview).suffix.lower() not in PREVIEW_SUFFIXES:
         raise UserError(f'preview {preview} must be one of {", ".join(PREVIEW_SUFFIXES)}')
-    if Path(labels).resolve() == Path(image).resolve():
-        raise UserError(f'the labels would replace the image {image}: choose another path')
+    paths = [Path(path).expanduser().resolve() for path in (image, labels, preview) if path]
+    if len(set(paths)) < len(paths):
+        raise UserError(f'the image {image}, the labels and the preview must be different files: choose another path')
 
 
 def _whole(

@@ -21,7 +21,7 @@ from rich.table import Table
 from mmvittm.apis.cli import run_tool
 from mmvittm.datasets import BlueMarbleDataset
 from mmvittm.errors import UserError
-from mmvittm.fileio import atomic_folder, installed_file
+from mmvittm.fileio import atomic_folder, installed_file, names_in
 
 CLASSES = BlueMarbleDataset.METAINFO['classes']
 WATER = CLASSES.index('water')
@@ -152,12 +152,8 @@ def is_finished(out: Path, overwrite: bool, complete: bool, kind: str) -> bool:
     if complete and not overwrite:
         Console().print(f'{out} is already complete; pass --overwrite to build it again.', soft_wrap=True)
         return True
-    if out.exists() and not out.is_dir():
-        raise UserError(f'{out} is a file: name a folder')
-    found = {path.name for path in out.iterdir()} if out.exists() else set()
     has_tiles = (out / 'images' / 'training').exists()  # a scene is no data set of tiles
-    if found - {'images', 'annotations'} or (has_tiles and kind != TILES):
-        raise UserError(f'{out} holds other files than a {kind}: name a new folder')
+    found = names_in(out, () if has_tiles and kind != TILES else ('images', 'annotations'), kind)
     if found and not overwrite:
         raise UserError(f'{out} is not a complete {kind}: pass --overwrite to replace it')
     return False

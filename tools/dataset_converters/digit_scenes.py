@@ -18,8 +18,10 @@ from rich.progress import track
 from mmvittm.apis.cli import run_tool
 from mmvittm.datasets import DigitScenesDataset
 from mmvittm.datasets.digit_scenes import Scene, make_scene
-from mmvittm.fileio import atomic_folder, atomic_path
+from mmvittm.errors import UserError
+from mmvittm.fileio import atomic_folder, atomic_path, names_in
 
+KIND = 'data set of digit scenes'
 PALETTE = np.uint8(DigitScenesDataset.METAINFO['palette'])
 
 
@@ -33,9 +35,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--fold', type=int, default=2, help='fold of the backgrounds (default: 2)')
     parser.add_argument('--held-out', action='store_true', help='held-out backgrounds and digits')
     parser.add_argument('--scenes', type=int, default=1000, help='number of scenes (default: 1000)')
-    parser.add_argument('--side', type=int, default=256, help='pixels: 256, 512 or 1024 (default: 256)')
+    parser.add_argument('--side', type=int, default=256, help='pixels, 192 or more (default: 256)')
     parser.add_argument('--seed', type=int, default=0, help='(default: 0)')
-    return parser.parse_args()
+    parser.add_argument('--overwrite', action='store_true', help=f'replace an existing {KIND}')
+    args = parser.parse_args()
+    if args.scenes < 1:
+        raise UserError(f'--scenes must be a whole number above 0, not {args.scenes}')
+    return args
 
 
 def grid(scenes: list[Scene]) -> Image.Image:
@@ -47,11 +53,16 @@ def grid(scenes: list[Scene]) -> Image.Image:
     )
 
 
+def run_lengths(mask: np.ndarray) -> dict:
+    """COCO's run lengths, column by column, background first; polygons would fill the holes of a 0."""
+    ends = np.flatnonzero(np.diff(mask.ravel(order='F'), prepend=False))
+    return dict(size=list(mask.shape), counts=np.diff([0, *ends, mask.size]).tolist())
+
+
 def annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
-    """Instances of a scene as COCO has them: category 1 to 10, box ``[x, y, w, h]``, polygons of the visible pixels."""
+    """Instances of a scene as COCO has them: category 1 to 10, box ``[x, y, w, h]``, mask of the visible pixels."""
     entries = []
     for digit, mask in zip(scene.digits, scene.masks, strict=True):
-        contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         entries.append(
             dict(
                 id=first_id + len(entries),
@@ -59,7 +70,7 @@ def annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
                 category_id=int(digit) + 1,
                 bbox=list(cv2.boundingRect(mask.astype(np.uint8))),
                 area=int(mask.sum()),
-                segmentation=[contour.ravel().tolist() for contour in contours if len(contour) > 2],
+                segmentation=run_lengths(mask),
                 iscrowd=0,
             )
         )
@@ -71,13 +82,14 @@ def main() -> None:
     console = Console()
     count = 12 if args.grid else args.scenes
     dataset = DigitScenesDataset(args.backgrounds, args.fold, args.held_out, count, args.side, args.seed)
-    keys = ('number', 'seed', 'side', 'backgrounds', 'held_out')
-    scenes = (make_scene(**{key: entry[key] for key in keys}) for entry in dataset.load_data_list())
+    scenes = (make_scene(number, **dataset.scene) for number in range(count))
     if args.grid:
         with atomic_path(args.grid) as path:
             grid(list(scenes)).save(path)
         console.print(f'Wrote {args.grid}', soft_wrap=True, markup=False)
         return
+    if names_in(args.out_dir, ('images', 'annotations', 'instances.json'), KIND) and not args.overwrite:
+        raise UserError(f'{args.out_dir} exists: pass --overwrite to replace it')
     coco = dict(images=[], annotations=[], categories=[dict(id=i + 1, name=str(i)) for i in range(10)])
     with atomic_folder(args.out_dir) as folder:
         for kind in ('images', 'annotations'):

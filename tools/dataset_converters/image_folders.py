@@ -10,8 +10,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from mmvittm.errors import UserError
-from mmvittm.fileio import atomic_folder
+from mmvittm.fileio import atomic_folder, names_in
 
 
 class Split(NamedTuple):
@@ -19,14 +18,6 @@ class Split(NamedTuple):
 
     images: np.ndarray  # (N, H, W), uint8
     labels: np.ndarray  # (N,)
-
-
-def hold_out_fifth(images: np.ndarray, labels: np.ndarray) -> dict[str, Split]:
-    """Split a data set: every fifth image of each class, in the given order, goes to validation."""
-    held_out = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        held_out[np.flatnonzero(labels == label)[::5]] = True
-    return {'train': Split(images[~held_out], labels[~held_out]), 'val': Split(images[held_out], labels[held_out])}
 
 
 def convert(description: str, out_dir: str, classes: tuple[str, ...], read: Callable[[], Mapping[str, Split]]) -> None:
@@ -48,8 +39,7 @@ def convert(description: str, out_dir: str, classes: tuple[str, ...], read: Call
     parser.add_argument('--overwrite', action='store_true', help='replace an existing data set')
     args = parser.parse_args()
     console = Console()
-    found = _found(args.out_dir)
-    if found and not args.overwrite:
+    if names_in(args.out_dir, ('train', 'val'), 'data set of train and val') and not args.overwrite:
         console.print(
             f'{args.out_dir} is already there; pass --overwrite to build it again.', soft_wrap=True, markup=False
         )
@@ -60,16 +50,6 @@ def convert(description: str, out_dir: str, classes: tuple[str, ...], read: Call
             _write(folder / name, split, classes)
     counts = ', '.join(f'{len(split.labels)} images in {name}' for name, split in splits.items())
     console.print(f'Wrote {args.out_dir}: {counts}', soft_wrap=True, markup=False)
-
-
-def _found(out: Path) -> set[str]:
-    """Return the names in ``out``, which must be missing or a data set of this layout."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f'{out} is a file: choose a folder')
-    found = {path.name for path in out.iterdir()} if out.exists() else set()
-    if found - {'train', 'val'}:
-        raise UserError(f'{out} holds files other than train and val: choose another folder')
-    return found
 
 
 def _write(folder: Path, split: Split, classes: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 import mmvittm
 from mmvittm.apis.weight_files import PYTORCH_SUFFIXES, check_suffix, serialize, sha256
@@ -91,18 +91,11 @@ def convert_file(
     Console().print(f'Wrote {dst}: {len(state_dict)} weights', soft_wrap=True, highlight=False, markup=False)
 
 
-def build_and_load(backbone: dict, state_dict: dict[str, Tensor]) -> nn.Module:
-    """Build a backbone and load its weights strictly.
-
-    Raises:
-        UserError: If the config cannot be built or the weights do not fit.
-    """
-    model = MODELS.build(backbone)
+def check_fit(backbone: dict, state_dict: dict[str, Tensor]) -> None:
+    """Raise a UserError if a backbone cannot be built or the weights do not fit it."""
     weights = {key.removeprefix('backbone.'): value for key, value in state_dict.items() if key.startswith('backbone.')}
-    if problem := describe_mismatch(model, weights):
+    if problem := describe_mismatch(MODELS.build(backbone), weights):
         raise UserError(f'the weights do not fit the config inferred from their shapes: {problem}')
-    model.load_state_dict(weights)
-    return model
 
 
 def print_config(backbone: dict, remark: str = '') -> None:

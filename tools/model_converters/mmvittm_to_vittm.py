@@ -8,7 +8,7 @@ strict=False.
 import argparse
 from pathlib import Path
 
-from conversion import add_arch_options, arch_options, build_and_load, convert_file, converter_parser
+from conversion import add_arch_options, arch_options, check_fit, convert_file, converter_parser
 from rich.console import Console
 from torch import Tensor
 
@@ -34,7 +34,7 @@ def main() -> None:
         weights = unwrapped(checkpoint)
         ours = {key: value for key, value in weights.items() if not key.startswith(SEGMENTOR_ONLY)}
         theirs = mmvittm_to_authors(ours)
-        build_and_load(infer_authors_arch(theirs, **arch_options(args))['backbone'], authors_to_mmvittm(theirs))
+        check_fit(infer_authors_arch(theirs, **arch_options(args))['backbone'], authors_to_mmvittm(theirs))
         if 'ema_state_dict' in checkpoint:
             console.print('Converted the averaged weights.')
         if len(ours) < len(weights):

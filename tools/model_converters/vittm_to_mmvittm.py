@@ -7,7 +7,7 @@ Load the result with
 import argparse
 from pathlib import Path
 
-from conversion import add_arch_options, arch_options, build_and_load, convert_file, converter_parser, print_config
+from conversion import add_arch_options, arch_options, check_fit, convert_file, converter_parser, print_config
 from torch import Tensor
 
 from mmvittm.apis.cli import run_tool
@@ -26,7 +26,7 @@ def main() -> None:
     def convert(checkpoint: dict) -> dict[str, Tensor]:
         inferred = infer_authors_arch(checkpoint, **arch_options(args))
         ours = authors_to_mmvittm(checkpoint)
-        build_and_load(inferred['backbone'], ours)
+        check_fit(inferred['backbone'], ours)
         classes = inferred['num_classes']
         print_config(
             inferred['backbone'], f'# with a classifier of {classes} classes' if classes else '# no classifier'

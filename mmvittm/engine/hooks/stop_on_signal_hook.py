@@ -86,8 +86,9 @@ class StopOnSignalHook(Hook):
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Exit if a signal came and the model is already saved; the resumed run repeats the validation."""
-        saved = self.saver.saved_iter == runner.iter and not accumulated_batches(runner)
-        if self.received and get_world_size() == 1 and saved:
+        if not self.received or get_world_size() > 1 or accumulated_batches(runner):
+            return
+        if self.saver.saved_iter == runner.iter:
             self._exit(runner, self.received, runner.iter, self.saver.last_ckpt)
 
     @staticmethod

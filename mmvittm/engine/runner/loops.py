@@ -41,6 +41,8 @@ class _ResumableLoop:
         )
         sampler = dict(type='mmvittm.SeededSampler', sampler=dataloader['sampler'], endless=self.endless)
         super().__init__(runner, {**dataloader, 'dataset': dataset, 'sampler': sampler}, *args, **kwargs)
+        # mmengine 0.10.7 starts workers here, before the sampler knows where to begin; this ends them
+        self.dataloader_iterator = self.dataloader._iterator = None
 
     def _begin(self) -> None:
         """Call the hooks and give every process the seed of the run; a resumed run has it from its checkpoint.
