@@ -141,7 +141,7 @@ def test_label_without_a_class(tool, damaged, workers):
     assert sentence.startswith('error: ')
     assert sentence.count('\n') == 0
     assert str(wrong.parent) in sentence
-    assert '6' in sentence
+    assert 'has label 6, outside 0 to 5' in sentence
 
 
 def test_image_smaller_than_a_patch(tool, damaged, checkpoint):

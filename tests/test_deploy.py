@@ -132,7 +132,7 @@ def test_exports_of_the_tool_run_any_batch_size(models, exported, file):
     assert_same_numbers(tiny_network(file.partition('_')[0], models), session, TOOL)
 
 
-def test_bf16_is_coarser_than_fp32_and_close(models, segmentor_file):
+def test_bf16_is_close(models, segmentor_file):
     x = images(2, *TOOL)
     with torch.no_grad():
         expected = verify.outputs_of(tiny_network('segmentor', models), x)[0]
@@ -306,8 +306,13 @@ def test_an_export_predicts_what_the_model_does(exported, models, name, file):
     if name == 'segmentor':
         assert (got == expected).mean() > 0.98
         assert len(np.unique(expected)) > 1
-    else:
-        assert got.sum() == pytest.approx(1, abs=1e-5)
+    else:  # the eager pipeline crops to another size
+        model, _ = load_model(load_config(models / 'classifier.py'), models / 'classifier.pth')
+        image = photograph(*TOOL)
+        inputs = (torch.from_numpy(image.transpose(2, 0, 1).copy()).float() - 127.5) / 127.5
+        with torch.no_grad():
+            expected = model(inputs[None], mode='tensor').softmax(1)[0].numpy()
+        np.testing.assert_allclose(predictor.predict(image), expected, atol=1e-5)
 
 
 def test_an_export_replaces_the_network_of_a_model(segmentor_file, models):

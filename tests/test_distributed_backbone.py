@@ -1,6 +1,7 @@
 """Two processes without ``find_unused_parameters`` train as one does on the same global batch."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from helpers.tiny import tiny_backbone
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mmvittm.engine.hooks import SyncRunningStatsHook
 from mmvittm.registry import MODELS
 
 STEPS, BATCH = 3, 4
@@ -48,6 +50,12 @@ def worker(rank: int, folder: Path) -> None:
     dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     share = global_batches().chunk(2, 1)[rank]
     weights = {name: train(DistributedDataParallel(build(options)), share) for name, options in CASES.items()}
+    norm, hook = nn.BatchNorm2d(3), SyncRunningStatsHook()
+    hook.before_train(SimpleNamespace(model=norm))
+    norm.running_mean.fill_(rank)
+    norm.running_var.fill_(1 + rank)
+    hook.after_train_iter(None, 0)
+    weights['norm'] = norm.state_dict()
     if rank == 0:
         torch.save(weights, folder / 'weights.pth')
     dist.destroy_process_group()
@@ -69,3 +77,8 @@ def test_two_processes_equal_one(trained_by_two, name):
     assert max((alone[key] - before[key]).norm() for key in alone) > 0.01, 'nothing was learned'
     for key in alone:
         assert (together[key] - alone[key]).norm() <= 1e-5 * alone[key].norm().clamp(min=1e-3), key
+
+
+def test_running_statistics_are_averaged(trained_by_two):
+    assert trained_by_two['norm']['running_mean'].tolist() == [0.5] * 3
+    assert trained_by_two['norm']['running_var'].tolist() == [1.5] * 3

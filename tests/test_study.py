@@ -343,6 +343,14 @@ def test_every_shipped_study_can_be_read(study_tool, tmp_path):
         assert len({run.hash for run in runs}) == len(runs) == len(configs) + 1, name
 
 
+def test_first_stages_normalise_as_their_segmentors(study_tool):
+    _, study = study_tool.load_study('camvid')
+    for model, stage in study['first_stages'].items():
+        first = load_config(mmvittm.configs_dir() / stage).data_preprocessor
+        then = load_config(mmvittm.configs_dir() / study['configs'][model]).model.data_preprocessor
+        assert (first.get('to_rgb'), first.mean, first.std) == (then.bgr_to_rgb, then.mean, then.std)
+
+
 def test_options_of_one_model(study_tool, tmp_path):
     cifar = dict.fromkeys('AB', 'vittm/vittm-6x96_4-8_1xb128-2e_cifar10.py')
     study = dict(

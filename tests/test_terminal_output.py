@@ -2,6 +2,7 @@
 
 import io
 import re
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import torch
 from conftest import ROOT
 from helpers.data import write_segmentation_set
 from helpers.tiny import tiny_backbone
+from mmengine.config import Config
 from rich.console import Console
 
 from mmvittm.engine.hooks import ProgressBarHook
@@ -69,8 +71,21 @@ def test_training_is_quiet(trained, config):
 
 
 def test_no_data_loader_worker_is_left(trained, config):
-    lines = [' '.join(process.info['cmdline'] or ()) for process in psutil.process_iter(['cmdline'])]
-    assert not [line for line in lines if str(config.parent) in line]
+    """Workers inherit the open log file."""
+
+    def has_a_file_open(process):
+        with suppress(psutil.Error):
+            return any(file.path.startswith(str(config.parent)) for file in process.open_files())
+
+    assert not [process for process in psutil.process_iter() if has_a_file_open(process)]
+
+
+def test_mixed_precision(run_tool, config):
+    work_dir = config.parent / 'amp'
+    done = run_tool('train.py', config, '--amp', '--work-dir', work_dir)
+    assert done.returncode == 0, done.stderr
+    kind = 'AmpOptimWrapper' if torch.cuda.is_available() else 'mmvittm.Bf16OptimWrapper'
+    assert Config.fromfile(work_dir / config.name).optim_wrapper.type == kind
 
 
 def test_the_file_has_the_whole_log(trained):

@@ -9,12 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.data import save, write_segmentation_set
+from helpers.deployment import load_tool
 from helpers.tiny import tiny_backbone
 from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmvittm.apis.config import build_model, load_config
 from mmvittm.datasets import BlueMarbleDataset
+from mmvittm.errors import UserError
 from mmvittm.weights.loading import load_checkpoint_file
 
 ROOT = Path(__file__).parents[1]
@@ -146,6 +148,19 @@ def test_prediction_grid(tested, run_tool, few_tiles, tmp_path):
     pixels = np.array(Image.open(grid).convert('RGB')).reshape(-1, 3)
     for colour in BlueMarbleDataset.METAINFO['palette']:
         assert (pixels == colour).all(1).any(), f'{colour} is missing'
+
+
+def test_options_reach_wrapped_data_and_scoped_hooks():
+    tool, cfg = load_tool('test.py'), load_config(ROOT / DEMO)
+    cfg.test_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=cfg.test_dataloader.dataset)
+    cfg.default_hooks.visualization.type = 'mmseg.SegVisualizationHook'
+    tool.use_tta(cfg)
+    tool.draw_predictions(cfg, 'folder')
+    assert cfg.test_dataloader.dataset.dataset.pipeline == cfg.tta_pipeline
+    assert cfg.default_hooks.visualization.draw
+    cfg.tta_pipeline = None
+    with pytest.raises(UserError, match='--tta needs tta_pipeline'):
+        tool.use_tta(cfg)
 
 
 def test_test_time_augmentation(trained, run_tool, few_tiles):

@@ -194,9 +194,14 @@ def weights(data):
 def test_bare_weights_under_an_ema_hook(data, weights, tmp_path, suffix):
     path = tmp_path / f'bare{suffix}'
     (save_file if suffix == '.safetensors' else torch.save)(dict(weights), path)
-    status, log = start(data, tmp_path / 'run', load_from=str(path))
+    status, log = start(data, tmp_path / 'run', load_from=str(path), optim_wrapper__optimizer__lr=0.0)
     assert status == 0, log
     assert 'fits only part' not in log
+    saved = load_checkpoint_file(tmp_path / 'run/iter_1.pth')
+    for part, prefix in (('state_dict', ''), ('ema_state_dict', 'module.')):
+        for key, value in weights.items():
+            if 'running' not in key and 'num_batches' not in key:
+                assert torch.equal(saved[part][prefix + key], value), (part, key)
 
 
 NOT_LOADED = dict(

@@ -42,7 +42,7 @@ def draw_predictions(cfg: Config, folder: str) -> None:
 
 
 def use_tta(cfg: Config) -> None:
-    if 'tta_pipeline' not in cfg or 'tta_model' not in cfg:
+    if not cfg.get('tta_pipeline') or not cfg.get('tta_model'):
         raise UserError('--tta needs tta_pipeline and tta_model in the config')
     for dataset in innermost_datasets(cfg.test_dataloader.dataset):
         dataset['pipeline'] = cfg.tta_pipeline

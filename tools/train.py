@@ -20,7 +20,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='resume from this checkpoint, or without a path (or with "auto") from the newest one in the work dir',
+        help='resume from this checkpoint, or without a path (or with "auto") from the last intact one in the work dir',
     )
     parser.add_argument('--amp', action='store_true', help='train in mixed precision (bf16 on the CPU)')
     add_common_arguments(parser)

@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/scene_vittm-t.py',
     '../_base_/datasets/digit_scenes.py',
-    '../_base_/schedules/camvid.py',
+    '../_base_/schedules/adamw_4k.py',
     '../_base_/default_runtime.py',
 ]
 model = dict(

@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/models/upernet-tiny_vittm-t.py',
     '../_base_/datasets/camvid.py',
-    '../_base_/schedules/camvid.py',
+    '../_base_/schedules/adamw_4k.py',
     '../_base_/default_runtime.py',
 ]
 model = _base_.segmentor

@@ -1,4 +1,4 @@
-# As many steps as on MNIST: 4 epochs × 60,000 images / 64 = 3,750.
+# As many steps as on MNIST: 4 epochs × 60,000 images / 64 = 3,752.
 _base_ = [
     '../_base_/models/classifier_vittm-t_28x28.py',
     '../_base_/datasets/fashion_mnist.py',

@@ -25,6 +25,8 @@ test_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1].transforms[0] = [dict(type='Resize', scale_factor=1.0, keep_ratio=True)]
 scene = dict(
     _delete_=True,
     type='mmvittm.BlueMarbleDataset',

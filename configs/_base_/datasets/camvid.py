@@ -15,7 +15,7 @@ train_dataloader = dict(
     num_workers=2,
     dataset=dict(**images, data_prefix=dict(img_path='train', seg_map_path='trainannot'), pipeline=train_pipeline),
 )
-# Choose on the validation split, report on the test split.
+# Validate on the validation split, and test the last weights on the test split.
 val_dataloader = dict(
     num_workers=1,
     dataset=dict(**images, data_prefix=dict(img_path='val', seg_map_path='valannot'), pipeline=test_pipeline),

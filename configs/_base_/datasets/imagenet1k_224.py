@@ -24,7 +24,15 @@ train_pipeline = [
         total_level=30,
         hparams=dict(pad_val=[round(x) for x in bgr_mean], interpolation='bicubic'),
     ),
-    dict(type='RandomErasing', erase_prob=0.25, mode='rand', fill_color=bgr_mean, fill_std=bgr_std),
+    dict(
+        type='RandomErasing',
+        erase_prob=0.25,
+        mode='rand',
+        min_area_ratio=0.02,
+        max_area_ratio=1 / 3,
+        fill_color=bgr_mean,
+        fill_std=bgr_std,
+    ),
     dict(type='PackInputs'),
 ]
 test_pipeline = [

@@ -1,4 +1,4 @@
-# 2 epochs, 780 steps: minutes on one core. The last weights are tested, without averaging.
+# 2 epochs, 782 steps: minutes on one core. The last weights are tested, without averaging.
 _base_ = './cifar10.py'
 max_epochs = 2
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
