@@ -116,7 +116,9 @@ def test_baselines_are_trained_by_the_same_recipe(size, config):
     assert vit.model.backbone.type == 'VisionTransformer'
 
 
-@pytest.mark.parametrize('config', ['vittm/vittm-b_28-28_in21k-p-pre_16xb128-300e_in1k.py'])
+@pytest.mark.parametrize(
+    'config', [f'{name}_in21k-p-pre_16xb128-300e_in1k.py' for name in ('vittm/vittm-b_28-28', 'vit/vit-b16')]
+)
 def test_no_decay_on_norms_biases_and_position_embeddings(config):
     cfg = load_config(CONFIGS / config)
     model = build_on_meta(cfg)
@@ -129,7 +131,8 @@ def test_no_decay_on_norms_biases_and_position_embeddings(config):
     assert decays.keys() == dict(model.named_parameters()).keys()
     for name, decay in decays.items():
         parameter = model.get_parameter(name)
-        assert decay == (0.0 if parameter.ndim == 1 or name.endswith('pos_embed') else 0.1), name
+        exempt = parameter.ndim == 1 or name.endswith(('pos_embed', 'cls_token'))
+        assert decay == (0.0 if exempt else 0.1), name
 
 
 def test_the_schedule_warms_up_by_steps():
