@@ -58,7 +58,6 @@ def odd_set(tmp_path):
     'dataset',
     [
         dict(type='mmpretrain.CIFAR10', data_root='{}/none'),  # downloads itself
-        dict(type='mmpretrain.CustomDataset', data_root='http://server/images'),
         dict(type='mmseg.ADE20KDataset', data_root='{}/none', backend_args=dict(backend='http')),
     ],
 )
