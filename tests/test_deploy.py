@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 from helpers.deployment import METADATA_0_1_0, call_tool, make_models, needs_torch_export, photograph, write_onnx
+from helpers.survival import free_port, rank_environment
 from helpers.tiny import images, one_thread, randomize, tiny_vittm
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
@@ -347,10 +348,18 @@ def test_an_export_is_not_quantised_by_loading_it(segmentor_file):
         load_exported(segmentor_file, 'int8')
 
 
-def test_the_test_tool_measures_an_export(segmentor_file, models, run_tool, tmp_path):
-    done = run_tool('deployment/test.py', models / 'segmentor.py', segmentor_file, '--work-dir', tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert 'mIoU' in done.stdout + done.stderr
+def test_the_test_tool_measures_an_export(segmentor_file, models, run_tool, tmp_path, monkeypatch):
+    """With the metrics of the model that it was made of, and in a process that a launcher started."""
+    config, variables = models / 'segmentor.py', rank_environment(0, free_port()) | dict(WORLD_SIZE='1')
+    done = [run_tool('test.py', config, models / 'segmentor.pth', '--work-dir', tmp_path)]
+    done.append(run_tool('deployment/test.py', config, segmentor_file, '--work-dir', tmp_path))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    launched = '--launcher', 'pytorch', '--work-dir', tmp_path
+    done.append(run_tool('deployment/test.py', config, segmentor_file, *launched))
+    assert [each.returncode for each in done] == [0, 0, 0], [each.stderr for each in done]
+    found = [re.findall(r'mIoU +([\d.]+)', each.stdout)[-1] for each in done]
+    assert [float(number) for number in found] == pytest.approx([float(found[0])] * 3, abs=0.5)
 
 
 def test_int8_is_calibrated_and_measured(models, monkeypatch, tmp_path, capsys):

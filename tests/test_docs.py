@@ -71,7 +71,7 @@ def test_model_zoo_agrees_with_results(model_zoo):
 
 
 @pytest.mark.parametrize(('shape', 'speed'), [([256, 256], '12 | 2.0 | 8.5 | –'), ([512, 512], '– | – | – | –')])
-def test_model_zoo_has_the_longest_training_and_times_at_the_test_size(model_zoo, tmp_path, monkeypatch, shape, speed):
+def test_model_zoo_takes_the_longest_training(model_zoo, tmp_path, monkeypatch, shape, speed):
     config = 'vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
     (tmp_path / 'configs/studies').mkdir(parents=True)
     (tmp_path / 'configs/vittm').mkdir()

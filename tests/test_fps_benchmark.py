@@ -360,6 +360,7 @@ def test_tool_times_training_with_overrides(configs, tmp_path, monkeypatch):
         (['segmentor'], ['--half-weights'], '--half-weights needs .* --dtype bf16 or fp16'),
         (['vittm'], ['--sweep', 'shape=32,2', '--rounds', '1'], 'vittm.py does not run on images of 2×2: '),
         (['segmentor'], ['--shape', '8', '--whole-patches'], 'segmentor.py has patches of 16×16: 8×8 holds none'),
+        (['segmentor'], ['--sweep', 'memory-patch=8,4'], 'no config has a memory of patches'),
         (['vittm'], ['--sweep', 'shape=64,96', '--shape', '64'], '--sweep shape sets --shape: leave that out'),
         (
             ['vittm'],

@@ -332,7 +332,7 @@ def test_checkpoint_of_another_img_size_is_resampled(monkeypatch):
     assert 'process_embed.pos_embed resampled from 4×4 to 3×6' in said
 
 
-def test_a_length_of_two_grids_is_read_as_a_square_with_a_warning(monkeypatch):
+def test_an_ambiguous_length_is_a_square_with_a_warning(monkeypatch):
     said = []
     monkeypatch.setattr('mmvittm.models.token_embeds.print_log', lambda message, level, **_: said.append(message))
     assert grid_of(576, (36, 64)) == (24, 24)

@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 
 from mmvittm.apis.cli import CfgOptions, positive_int, run_tool
+from mmvittm.apis.config import load_config
 from mmvittm.benchmark.machine import describe_machine
 from mmvittm.benchmark.measurement import build_candidate, measure
 from mmvittm.benchmark.modes import BACKENDS, DTYPES, OPTIONS, run_modes
@@ -89,6 +90,11 @@ def sweep(text: str) -> tuple[str, list[int]]:
     return name, values
 
 
+def has_memory_patch(config: str) -> bool:
+    model = load_config(config).get('model') or {}
+    return 'patch_size' in model.get('backbone', {}).get('memory_embed', {})
+
+
 def check_args(args: argparse.Namespace) -> None:
     if args.checkpoint and len(args.checkpoint) != len(args.configs):
         given = f'{len(args.checkpoint)} checkpoints for {len(args.configs)} configs'
@@ -105,6 +111,8 @@ def check_args(args: argparse.Namespace) -> None:
     swept = args.sweep and args.sweep[0]
     if swept in ('shape', 'batch-size') and getattr(args, swept.replace('-', '_')):
         raise UserError(f'--sweep {swept} sets --{swept}: leave that out')
+    if swept == 'memory-patch' and not any(has_memory_patch(config) for config in args.configs):
+        raise UserError('--sweep memory-patch: no config has a memory of patches')
     args.batch_size = args.batch_size or 1
     args.modes = [tuple(pair.split(':')) for pair in args.modes or ()] or list(product(args.backend, args.dtype))
     if args.parts and (args.train or not any(BACKENDS[backend].is_eager for backend, _ in args.modes)):

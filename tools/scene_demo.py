@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mmvittm.apis.cli import run_tool
+from mmvittm.apis.config_errors import error_text
 from mmvittm.errors import UserError
 from mmvittm.scenes import MODES, load_segmentor, predict_scene
 
@@ -29,10 +30,12 @@ def parse_args() -> argparse.Namespace:
     memory_help = 'limit for --mode whole, besides model and libraries'
     parser.add_argument('--memory', type=float, metavar='GB', help=memory_help)
     parser.add_argument('--reduce', type=int, default=1, metavar='N', help='reduce the image by this factor first')
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu', help='(default: %(default)s)')
+    parser.add_argument('--device', default='cpu', help='such as cuda or cuda:1 (default: %(default)s)')
     args = parser.parse_args()
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise UserError('--device cuda: torch finds no GPU, use --device cpu')
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'--device {args.device} cannot be used: {error_text(error)}') from error
     return args
 
 

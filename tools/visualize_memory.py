@@ -140,9 +140,12 @@ def read_truth(cfg: Config, image: Path, given: Path | None, num_classes: int) -
             dataset = next(innermost_datasets(cfg.test_dataloader.dataset))
             built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
             entry |= dict(label_map=built.label_map, reduce_zero_label=built.reduce_zero_label)
-            with suppress(OSError, UserError):  # the data need not be on this machine
-                found = [each for each in built.load_data_list() if Path(each['img_path']).resolve() == image.resolve()]
-                given = given or (found and found[0].get('seg_map_path'))
+            if not given:
+                with suppress(OSError, UserError):  # the data need not be on this machine
+                    paths = {
+                        Path(each['img_path']).resolve(): each.get('seg_map_path') for each in built.load_data_list()
+                    }
+                    given = paths.get(image.resolve())
         if not given:
             return None
         steps = Compose([dict(type='LoadAnnotations'), dict(type='mmvittm.CheckLabels', num_classes=num_classes)])

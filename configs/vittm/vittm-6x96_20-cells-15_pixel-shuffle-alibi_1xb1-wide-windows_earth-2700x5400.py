@@ -1,5 +1,4 @@
-# Windows of one, three and five regions. One pass over the Earth is then no worse than windows alone, and has not been
-# shown to be better than without them (docs/high-resolution.md).
+# Windows of one, three and five regions; not shown to be better than one and three (docs/high-resolution.md).
 _base_ = './vittm-6x96_20-cells-15_pixel-shuffle-alibi_1xb1-windows_earth-2700x5400.py'
 train_pipeline = _base_.train_pipeline
 train_pipeline[2] = dict(
