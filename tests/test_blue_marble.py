@@ -9,6 +9,7 @@ from pathlib import Path
 import mmengine
 import numpy as np
 import pytest
+from helpers.tools import load_tool
 from mmseg.registry import DATASETS, TRANSFORMS
 from PIL import Image
 
@@ -17,15 +18,7 @@ from mmvittm.apis.config import load_config
 from mmvittm.errors import UserError, install_command
 from mmvittm.fileio import installed_file, replace_folder
 
-TOOLS = Path(__file__).parents[1] / 'tools'
 CLASSES = ('water', 'tropical', 'arid', 'temperate', 'cold', 'polar')
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(Path(name).stem, TOOLS / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope='module')

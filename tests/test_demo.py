@@ -4,7 +4,7 @@ import re
 from types import SimpleNamespace
 
 from conftest import ROOT
-from helpers.deployment import load_tool
+from helpers.tools import load_tool
 
 
 def test_demo(run_tool, few_tiles, tmp_path, monkeypatch, capsys):

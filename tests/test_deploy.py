@@ -11,9 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
-from helpers.deployment import METADATA_0_1_0, call_tool, make_models, needs_torch_export, photograph, write_onnx
+from helpers.deployment import METADATA_0_1_0, make_models, needs_torch_export, photograph, write_onnx
 from helpers.survival import free_port, rank_environment
 from helpers.tiny import images, one_thread, randomize, tiny_vittm
+from helpers.tools import call_tool
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmpretrain.models import VisionTransformer

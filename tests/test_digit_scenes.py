@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.deployment import call_tool
+from helpers.tools import call_tool
 from mmseg.registry import DATASETS
 from PIL import Image
 

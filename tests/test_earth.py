@@ -1,15 +1,14 @@
 """The Earth as one scene: the converter's folds, rolling, the decode head, and the configs."""
 
-import importlib.util
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers.deployment import ROOT, call_tool
+from helpers.deployment import ROOT
 from helpers.tiny import ARCH, one_thread, randomize  # noqa: F401  (a fixture)
+from helpers.tools import call_tool, load_tool
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
@@ -32,13 +31,7 @@ FOLD = 4
 
 @pytest.fixture(scope='module')
 def converter():
-    folder = str(ROOT / 'tools' / 'dataset_converters')
-    sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location('blue_marble_scene', f'{folder}/blue_marble_scene.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(folder)
-    return module
+    return load_tool('dataset_converters/blue_marble_scene.py')
 
 
 @pytest.fixture(scope='module')

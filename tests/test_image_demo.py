@@ -7,7 +7,8 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from helpers.deployment import call_tool, make_models, photograph, write_onnx
+from helpers.deployment import make_models, photograph, write_onnx
+from helpers.tools import call_tool
 from mmseg.structures import SegDataSample
 from PIL import Image
 

@@ -1,7 +1,6 @@
 """Segmentation of scenes in parts: the numbers of the whole, files read and written in windows, and bad input."""
 
 import hashlib
-import importlib.util
 from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 
@@ -9,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.deployment import ROOT, photograph
+from helpers.deployment import photograph
 from helpers.tiny import ARCH, one_thread, randomize  # noqa: F401  (a fixture)
+from helpers.tools import load_tool
 from mmengine.config import Config
 from mmseg.structures import SegDataSample
 from PIL import Image
@@ -488,13 +488,6 @@ def test_tool_says_what_is_wrong(files, tmp_path, run_tool):
     assert not (tmp_path / 'b.tif').exists()
 
 
-def influence_tool():
-    spec = importlib.util.spec_from_file_location('scene_influence', ROOT / 'tools/scene_influence.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_influence_of_a_box(files, scene_tif, tmp_path, run_tool):
     """The change outside the box by hand, for the box in its mean colour."""
     out = tmp_path / 'influence.png'
@@ -515,7 +508,7 @@ def test_influence_of_a_box(files, scene_tif, tmp_path, run_tool):
 
 
 def test_shuffling_keeps_the_patches_of_a_row():
-    tool = influence_tool()
+    tool = load_tool('scene_influence.py')
     image = torch.arange(3 * 8 * 20.0).reshape(1, 3, 8, 20)
     shuffled = tool.alterations(image, Window(4, 4, 4, 12), (2, 3), seed=0)['patches shuffled in rows']
     assert not shuffled.equal(image)

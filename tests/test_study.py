@@ -1,7 +1,6 @@
 """The ablation configs, and tools/study.py on runs of a few iterations."""
 
 import fcntl
-import importlib.util
 import io
 import json
 import os
@@ -21,6 +20,7 @@ import yaml
 from conftest import ENVIRONMENT
 from helpers.preloaded import run_script
 from helpers.survival import config, make_data
+from helpers.tools import load_tool
 from mmengine.config import Config
 
 import mmvittm.models
@@ -121,7 +121,7 @@ def forked_study_tool(run_tool, monkeypatch):
         def wait(self):
             pass
 
-    tool = load_tool('study', monkeypatch)
+    tool = load_tool('study.py')
     monkeypatch.setattr(tool, 'subprocess', SimpleNamespace(**vars(subprocess) | dict(Popen=Forked)))
     return tool
 
@@ -283,18 +283,9 @@ def is_free(lock):
     return True
 
 
-def load_tool(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def study_tool(monkeypatch):
-    return load_tool('study', monkeypatch)
+def study_tool():
+    return load_tool('study.py')
 
 
 def test_hash_follows_settings_and_custom_modules(study_tool, tmp_path, monkeypatch):
@@ -374,7 +365,7 @@ def test_a_fold_within_a_path(study_tool, tmp_path):
 
 def test_tables_of_known_numbers(monkeypatch, tmp_path):
     """Differences 1, 2, 3: mean 2, and an interval of 2 ± 4.303 × 1 / √3."""
-    report = load_tool('study_report', monkeypatch)
+    report = load_tool('study_report.py')
     study = dict(
         title='Known', metric='mIoU', configs=dict(A='', B=''), comparisons=[['A', 'B'], ['B', 'A']],
         repeats=dict(name='fold', values=[0, 1, 2]),
@@ -402,7 +393,7 @@ def test_tables_of_known_numbers(monkeypatch, tmp_path):
 
 
 def test_scalars_that_a_model_lacks_are_left_out(monkeypatch, tmp_path):
-    report = load_tool('study_report', monkeypatch)
+    report = load_tool('study_report.py')
     columns = 'model,seed,step,loss,memory/block_00,memory/block_01'
     (tmp_path / 'scalars.csv').write_text(f'{columns}\nViT,0,10,2,,\nViTTM,0,10,3,,\nViTTM,0,10,,5,7\n')
     study = dict(configs=dict(ViT='', ViTTM=''), scalars=['loss', 'memory'])
@@ -427,7 +418,7 @@ def test_a_hash_of_digits_stays_text(study_tool, tmp_path):
 
 def test_other_runs_are_no_part_of_the_report(monkeypatch, tmp_path):
     """A trial of another length, a fold and a model that the study no longer has."""
-    report = load_tool('study_report', monkeypatch)
+    report = load_tool('study_report.py')
     rows = ['A,0,10,1', 'A,0,100,50', 'A,1,100,60', 'A,9,100,99', 'B,0,100,99']
     (tmp_path / 'runs.csv').write_text('\n'.join(['model,fold,length,mIoU,machine', *(f'{row},cpu' for row in rows)]))
     study = dict(title='T', metric='mIoU', configs=dict(A='a.py'), repeats=dict(name='fold', values=[0, 1]))
@@ -441,7 +432,7 @@ def test_other_runs_are_no_part_of_the_report(monkeypatch, tmp_path):
     ('values', 'conclusion'), [([1, 1.1, 1.2], 'better'), ([-1, -1.1, -1.2], 'worse'), ([1, -1, 1], 'no difference')]
 )
 def test_conclusions(values, conclusion, monkeypatch):
-    report = load_tool('study_report', monkeypatch)
+    report = load_tool('study_report.py')
     rows = [(model, fold, 50 + value * (model == 'A')) for model in 'AB' for fold, value in enumerate(values)]
     runs = pd.DataFrame(rows, columns=['model', 'fold', 'mIoU'])
     table = report.paired_differences(runs, dict(metric='mIoU', comparisons=[['A', 'B']]), 'fold')
@@ -449,7 +440,7 @@ def test_conclusions(values, conclusion, monkeypatch):
 
 
 def test_models_that_a_study_refers_to(monkeypatch, tmp_path):
-    report = load_tool('study_report', monkeypatch)
+    report = load_tool('study_report.py')
     columns = 'model,fold,length,machine,mIoU'
     (tmp_path / 'runs.csv').write_text(f'{columns}\nA,0,5,cpu,50\nA,1,5,cpu,60\n')
     (tmp_path / 'trees.csv').write_text('fold,depth,mIoU\n0,3,49\n1,3,58\n0,9,99\n')

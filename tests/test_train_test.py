@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.data import save, write_segmentation_set
-from helpers.deployment import load_tool
 from helpers.tiny import tiny_backbone
+from helpers.tools import load_tool
 from mmseg.structures import SegDataSample
 from PIL import Image
 

@@ -11,8 +11,9 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from helpers.deployment import call_tool, load_tool, make_models, photograph
+from helpers.deployment import make_models, photograph
 from helpers.tiny import images, one_thread, tiny_vittm  # noqa: F401
+from helpers.tools import call_tool, load_tool
 from mmengine.config import Config
 from PIL import Image
 

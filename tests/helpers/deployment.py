@@ -1,7 +1,5 @@
-"""Tiny models to export, as configs and checkpoints on disk, an export of 0.1.0, and tools called in this process."""
+"""Tiny models to export, as configs and checkpoints on disk, and an export of 0.1.0."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -122,18 +120,3 @@ def make_models(folder):
         model = randomize(build_model(load_config(config)))
         torch.save(dict(state_dict=model.state_dict(), meta={}), folder / f'{name}.pth')
     return folder
-
-
-def load_tool(tool):
-    """Import a script of tools/ as a module."""
-    spec = importlib.util.spec_from_file_location(Path(tool).stem, ROOT / 'tools' / tool)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-def call_tool(monkeypatch, tool, *args):
-    """Run ``main`` of a script of tools/ in this process, which is faster and lets its errors through."""
-    monkeypatch.setattr(sys, 'argv', [str(tool), *map(str, args)])
-    return load_tool(tool).main()
