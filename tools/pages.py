@@ -10,8 +10,9 @@ BEGIN, END = '<!-- begin generated -->', '<!-- end generated -->'
 
 
 def markdown(texts: pd.DataFrame) -> str:
-    """A Markdown table; numbers are aligned to the right."""
-    aligned = ['---:' if texts[name].str.contains(r'^\W?\d', na=False).any() else '---' for name in texts]
+    """A Markdown table; the first column has the names, and numbers are aligned to the right."""
+    numbers = [texts[name].str.contains(r'^\W?\d', na=False).any() for name in texts.columns[1:]]
+    aligned = ['---', *('---:' if number else '---' for number in numbers)]
     return '\n'.join(f'| {" | ".join(line)} |' for line in [list(texts), aligned, *texts.to_numpy().tolist()])
 
 

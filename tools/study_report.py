@@ -89,10 +89,12 @@ def plot_tradeoff(runs: pd.DataFrame, study: dict, speed: pd.DataFrame, path: Pa
     """The metric against the time per image, with 95 % intervals."""
     figure = Figure(figsize=(9, 4), layout='constrained')
     axes = figure.add_subplot(xlabel='ms per image', ylabel=study['metric'])
-    for model in [model for model in models_of(study) if model in set(runs.model) & set(speed.index)]:
+    models = [model for model in models_of(study) if model in set(runs.model) & set(speed.index)]
+    for index, model in enumerate(models):
         values = runs[runs.model == model][study['metric']]
         half = (interval(values)[1] - values.mean()) if len(values) > 1 else None
-        axes.errorbar(speed.ms[model], values.mean(), yerr=half, fmt='o', capsize=3, label=model)
+        marker = 'os^v'[index // 10 % 4]  # ten colours repeat
+        axes.errorbar(speed.ms[model], values.mean(), yerr=half, fmt=marker, capsize=3, label=model)
     save(figure, path)
 
 
