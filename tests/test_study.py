@@ -390,6 +390,10 @@ def test_tables_of_known_numbers(monkeypatch, tmp_path):
     assert '| A against B | 3 | +2.0 | −0.5 to 4.5 | no difference shown |' in text
     assert '| B against A | 3 | −2.0 | −4.5 to 0.5 | no difference shown |' in text
     assert {path.name for path in (tmp_path / 'images').iterdir()} == {'study_known_runs.png', 'study_known_speed.png'}
+    runs.loc[0, 'machine'] = 'slide rule'
+    runs.to_csv(folder / 'runs.csv')
+    report.write_report('known', study, folder, page)
+    assert '| −0.5 to 4.5 | no difference shown (two machines) |' in page.read_text()
 
 
 def test_scalars_that_a_model_lacks_are_left_out(monkeypatch, tmp_path):

@@ -68,19 +68,25 @@ def results_table(runs: pd.DataFrame, study: dict, speed: pd.DataFrame | None) -
 
 
 def paired_differences(runs: pd.DataFrame, study: dict, repeat: str) -> pd.DataFrame:
-    """Mean difference of each comparison over the folds or seeds that both models have, with its interval."""
+    """Mean difference of each comparison over the folds or seeds that both models have, with its interval.
+
+    Rounding differs between machines, which acts like another seed, so a comparison across them is marked.
+    """
     table = runs.pivot(index=repeat, columns='model', values=study['metric'])
+    machines = runs.pivot(index=repeat, columns='model', values='machine')
     rows = {}
     for first, second in study.get('comparisons', []):
         if {first, second} <= set(table.columns):
             difference = (table[first] - table[second]).dropna()
             low, high = interval(difference)
             conclusion = 'no difference shown' if low <= 0 <= high else 'better' if low > 0 else 'worse'
+            known = machines.loc[difference.index, [first, second]].dropna()
+            across = ' (two machines)' if (known[first] != known[second]).any() else ''
             rows[f'{first} against {second}'] = {
                 'pairs': f'{len(difference)}',
                 f'difference in {study["metric"]}': f'{difference.mean():+.1f}',
                 '95 % interval': between(low, high),
-                'conclusion': 'too few runs' if np.isnan(low) else conclusion,
+                'conclusion': 'too few runs' if np.isnan(low) else conclusion + across,
             }
     return pd.DataFrame.from_dict(rows, orient='index')
 
