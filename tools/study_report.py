@@ -70,7 +70,7 @@ def results_table(runs: pd.DataFrame, study: dict, speed: pd.DataFrame | None) -
 def paired_differences(runs: pd.DataFrame, study: dict, repeat: str) -> pd.DataFrame:
     """Mean difference of each comparison over the folds or seeds that both models have, with its interval.
 
-    Rounding differs between machines, which acts like another seed, so a comparison across them is marked.
+    Rounding may differ between machines, which acts like another seed, so a comparison across them is marked.
     """
     table = runs.pivot(index=repeat, columns='model', values=study['metric'])
     machines = runs.pivot(index=repeat, columns='model', values='machine')
