@@ -438,7 +438,7 @@ def test_other_runs_are_no_part_of_the_report(monkeypatch, tmp_path):
 def test_conclusions(values, conclusion, monkeypatch):
     report = load_tool('study_report.py')
     rows = [(model, fold, 50 + value * (model == 'A')) for model in 'AB' for fold, value in enumerate(values)]
-    runs = pd.DataFrame(rows, columns=['model', 'fold', 'mIoU'])
+    runs = pd.DataFrame(rows, columns=['model', 'fold', 'mIoU']).assign(machine='abacus')
     table = report.paired_differences(runs, dict(metric='mIoU', comparisons=[['A', 'B']]), 'fold')
     assert table.conclusion.iloc[0].startswith(conclusion)
 
