@@ -363,7 +363,7 @@ def test_a_fold_within_a_path(study_tool, tmp_path):
 # Statistics
 
 
-def test_tables_of_known_numbers(monkeypatch, tmp_path):
+def test_tables_of_known_numbers(tmp_path):
     """Differences 1, 2, 3: mean 2, and an interval of 2 ± 4.303 × 1 / √3."""
     report = load_tool('study_report.py')
     study = dict(
@@ -420,7 +420,7 @@ def test_a_hash_of_digits_stays_text(study_tool, tmp_path):
     assert list(study_tool.read_rows(tmp_path / 'runs.csv').hash) == ['001234567890', '1234567e8901', '123456789012']
 
 
-def test_other_runs_are_no_part_of_the_report(monkeypatch, tmp_path):
+def test_other_runs_are_no_part_of_the_report(tmp_path):
     """A trial of another length, a fold and a model that the study no longer has."""
     report = load_tool('study_report.py')
     rows = ['A,0,10,1', 'A,0,100,50', 'A,1,100,60', 'A,9,100,99', 'B,0,100,99']
@@ -435,7 +435,7 @@ def test_other_runs_are_no_part_of_the_report(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ('values', 'conclusion'), [([1, 1.1, 1.2], 'better'), ([-1, -1.1, -1.2], 'worse'), ([1, -1, 1], 'no difference')]
 )
-def test_conclusions(values, conclusion, monkeypatch):
+def test_conclusions(values, conclusion):
     report = load_tool('study_report.py')
     rows = [(model, fold, 50 + value * (model == 'A')) for model in 'AB' for fold, value in enumerate(values)]
     runs = pd.DataFrame(rows, columns=['model', 'fold', 'mIoU']).assign(machine='abacus')
@@ -443,7 +443,7 @@ def test_conclusions(values, conclusion, monkeypatch):
     assert table.conclusion.iloc[0].startswith(conclusion)
 
 
-def test_models_that_a_study_refers_to(monkeypatch, tmp_path):
+def test_models_that_a_study_refers_to(tmp_path):
     report = load_tool('study_report.py')
     columns = 'model,fold,length,machine,mIoU'
     (tmp_path / 'runs.csv').write_text(f'{columns}\nA,0,5,cpu,50\nA,1,5,cpu,60\n')
