@@ -1,14 +1,11 @@
 """Read configs, build models from them and write files: values first, then users' mistakes."""
 
 import re
-from unittest.mock import Mock
 
 import pytest
 from fuzz import Case, base_config, changed, judge, train_with, write_data
 from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, METRICS, DefaultScope
-from mmengine.runner import BaseLoop
-from torch.utils.data import DataLoader
 
 from mmvittm.apis.config import build_model, input_size, load_config
 from mmvittm.apis.config_errors import FirstStepHook, explain_config_errors
@@ -176,7 +173,7 @@ def test_place_outside_the_model(registry, part, options, sentence):
         ({'optim_wrapper.optimizer.lr': -1}, 'optim_wrapper.optimizer (AdamW): Invalid learning rate: -1'),
         ({'train_cfg.type': 'IterBasedTrainLop'}, "train_cfg: unknown type 'IterBasedTrainLop', did you mean 'Iter"),
         ({'train_dataloader.sampler.type': 'X'}, "train_dataloader.sampler: unknown type 'X'"),
-        ({'val_evaluator.iou_metrics': ['mIoUU']}, "val_evaluator (IoUMetric): metrics ['mIoUU'] is not supported"),
+        ({'val_evaluator.iou_metrics': ['mIoUU']}, "the first step of the val loop failed: metrics ['mIoUU'] is not"),
         ({'val_dataloader.dataset.type': 'X'}, "val_dataloader.dataset: unknown type 'X'"),
         ({'train_dataloader.dataset.pipeline.0.type': 'X'}, "train_dataloader.dataset.pipeline.0: unknown type 'X'"),
         ({'train_dataloader.dataset.pipeline.3.crop_size': (0, 1)}, 'train_dataloader.dataset.pipeline.3 (RandomCrop)'),
@@ -185,7 +182,7 @@ def test_place_outside_the_model(registry, part, options, sentence):
             "train_dataloader.dataset.pipeline.3: unknown type 'None'",
         ),
         ({'val_dataloader.sampler.type': ''}, "val_dataloader.sampler: unknown type ''"),
-        ({'model.decode_head.in_index': 9}, 'model.decode_head (FCNHead): '),
+        ({'model.decode_head.in_index': 9}, 'the first step of the train loop failed: '),
         ({'train_cfg': None}, 'config.py: train_dataloader, train_cfg, and optim_wrapper should be either all None'),
         ({'default_scope': 5}, 'default_scope must be a name such as mmseg, not 5'),
     ],
@@ -204,14 +201,31 @@ def test_config_that_fails_before_the_first_step(tmp_path, options, sentence):
 
 
 def test_error_after_the_first_step_keeps_its_traceback():
-    first_step = FirstStepHook()
-    cfg = config(SEGMENTOR)
-    loop = type('Loop', (BaseLoop,), dict(run=lambda self: {}['a defect']))(Mock(), DataLoader([0]))
-    with pytest.raises(UserError, match=r'config tiny.py: a defect'), explain_config_errors(cfg, first_step):
-        loop.run()
-    first_step.after_train_iter()
-    with pytest.raises(KeyError), explain_config_errors(cfg, first_step):
-        loop.run()
+    cfg, first_step = config(SEGMENTOR), FirstStepHook()
+
+    def fail() -> None:
+        with explain_config_errors(cfg, first_step):
+            raise KeyError('a defect')
+
+    first_step.before_train_epoch(None)
+    with pytest.raises(UserError, match=r'config tiny.py: the first step of the train loop failed: a defect'):
+        fail()
+    first_step.after_train_iter(None, 0)
+    with pytest.raises(KeyError):
+        fail()
+    first_step.before_val_epoch(None)
+    with pytest.raises(UserError, match='the first step of the val loop failed'):
+        fail()
+    first_step.after_val_epoch(None)
+    with pytest.raises(KeyError):
+        fail()
+
+
+def test_registries_are_left_as_they_were():
+    before = HOOKS.build_func, DATASETS.build_func
+    with explain_config_errors(config(SEGMENTOR)):
+        assert HOOKS.build_func is not before[0]
+    assert (HOOKS.build_func, DATASETS.build_func) == before
 
 
 @pytest.mark.parametrize(

@@ -1,78 +1,117 @@
 """Sentences for what the libraries raise about a config: the place in it and the reason.
 
-The place is read off the traceback: the innermost frame that builds, or is a method of, something the config describes.
+While a config is in use, the registries note on an error the innermost dict that could not be built.
 """
 
 import difflib
 import inspect
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import METRICS, OPTIMIZERS, DefaultScope, Registry, build_from_cfg
-from mmengine.runner import BaseLoop, Runner, TestLoop, ValLoop
-from torch.utils.data import DataLoader
+from mmengine.registry import METRICS, OPTIMIZERS, DefaultScope, Registry, root
+from mmengine.runner import Runner
 
 from ..errors import UserError
 from ..fileio import atomic_path
 from .cli import known_problem
 
 TRACEBACK = 'traceback.log'  # in the work dir
+_PART = 'config_part'  # attribute of an error
 _LONGEST = 400  # characters of a reason; some libraries print whole configs
 
 Node = tuple[str, Mapping]  # a dict of the config, and its place such as 'model.backbone'
 
 
 class FirstStepHook(Hook):
-    """Note in ``done`` which of the loops have ended their first training iteration, or their first evaluation.
+    """Note which loop runs, and in ``done`` which loops have ended their first training iteration or evaluation.
 
     Register it with the priority LOWEST, so that the other hooks belong to the first step.
     """
 
     def __init__(self) -> None:
+        self.loop: str | None = None
         self.done: set[str] = set()
+
+    def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
+        self.loop = mode
 
     def after_train_iter(self, *args, **kwargs) -> None:
         """Note a training iteration."""
         self.done.add('train')
 
     def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
-        """Note an evaluation, which mmengine calls an epoch."""
+        """Note an evaluation, which mmengine calls an epoch; one during training returns to it."""
         self.done.add(mode)
+        self.loop = 'train'
 
 
 @contextmanager
 def explain_config_errors(cfg: Config, first_step: FirstStepHook | None = None) -> Iterator[None]:
-    """Turn an error that a part of ``cfg`` causes into a sentence that says which part.
+    """Turn an error from building a part of ``cfg`` into a sentence that says which part.
 
-    An error that no part caused is a defect and passes, as do errors after the first step. The traceback of an
-    explained error is written to ``traceback.log`` in the config's work dir, if it has one; a UserError needs none and
-    only gets the place.
+    Other errors are defects and pass, but with ``first_step`` all errors before the end of a loop's first step are the
+    config's. The traceback of an explained error is written to ``traceback.log`` in the config's work dir, if it has
+    one; a UserError needs none and only gets the place.
 
     Args:
         cfg (Config): The config.
-        first_step (FirstStepHook, optional): If given, explain every error before the end of the first step.
+        first_step (FirstStepHook, optional): A hook of the runner. If given, explain the errors of first steps too.
 
     Raises:
         UserError: With the config, the place in it, the class, the reason and, for a misspelt name, the closest one.
     """
     try:
-        yield
+        with _noted_parts():
+            yield
     except Exception as error:
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][::-1]
-        says_all = known_problem(error) and not _is_about_a_part(error, frames)
-        if says_all or (first_step and _loop_of(frames) in first_step.done):
+        node, registry = getattr(error, _PART, (None, None))
+        place = _place(cfg, node)
+        says_all = known_problem(error) and not (place and isinstance(error, UserError))
+        if says_all or (first_step and first_step.loop in first_step.done) or not (place or first_step):
             raise
-        with in_scope(cfg):
-            problem = _problem(cfg, error, frames) or (first_step and _reason(error))
-        if problem is None:
-            raise
+        if place:
+            with in_scope(cfg):
+                problem = f'{place}{_explanation(node, error, registry)}'
+        else:
+            problem = f'the first step of the {first_step.loop} loop failed: ' * bool(first_step.loop) + _reason(error)
         log = '' if isinstance(error, UserError) else _log_traceback(cfg, error)
         raise UserError(f'{config_name(cfg)}: {problem}{log}') from error
+
+
+@contextmanager
+def _noted_parts() -> Iterator[None]:
+    """Let every registry note, as the attribute ``_PART`` of an error, the innermost dict that it builds and itself."""
+
+    def noting(build: Callable) -> Callable:
+        def call(cfg: Mapping, *args, registry: Registry, **kwargs) -> object:
+            try:
+                return build(cfg, *args, registry=registry, **kwargs)
+            except Exception as error:
+                if not hasattr(error, _PART):
+                    setattr(error, _PART, (cfg, registry))
+                raise
+
+        return call
+
+    builders = {registry: registry.build_func for registry in _with_children(vars(root).values())}
+    try:
+        for registry, build in builders.items():
+            registry.build_func = noting(build)
+        yield
+    finally:
+        for registry, build in builders.items():
+            registry.build_func = build
+
+
+def _with_children(values: Iterable[object]) -> Iterator[Registry]:
+    for value in values:
+        if isinstance(value, Registry):
+            yield value
+            yield from _with_children(value.children.values())
 
 
 @contextmanager
@@ -145,55 +184,16 @@ def _log_traceback(cfg: Config, error: Exception) -> str:
     return ''
 
 
-def _problem(cfg: Config, error: Exception, frames: list[FrameType]) -> str | None:
-    """Describe the part of the config that caused ``error``, raised in the first of ``frames``."""
-    nodes = list(dicts_in(cfg))
-    loading = False
-    for depth, frame in enumerate(frames):
-        values = frame.f_locals
-        owner = values.get('self')
-        loading |= isinstance(owner, DataLoader)
-        if frame.f_code is build_from_cfg.__code__ and isinstance(values['cfg'], Mapping):
-            if place := _place(nodes, values['cfg'], values['cfg'].get('type')):
-                return f'{place}{_explanation(values["cfg"], error, values["registry"])}'
-        elif isinstance(owner, BaseLoop) and depth > 1:  # the error is in what the loop runs
-            return f'{_loop_of(frames)}_dataloader: {_reason(error)}' if loading else None
-        elif frame.f_code.co_name == '__init__':
-            continue  # the frame that builds it knows the arguments
-        elif place := _place(nodes, getattr(owner, '__dict__', {}), type(owner)):
-            return f'{place} ({type(owner).__name__}): {_reason(error)}'
-    return None
-
-
-def _is_about_a_part(error: Exception, frames: list[FrameType]) -> bool:
-    """Return whether a part of the config raised ``error`` while it was built, without knowing its place."""
-    return isinstance(error, UserError) and any(frame.f_code is build_from_cfg.__code__ for frame in frames)
-
-
-def _loop_of(frames: list[FrameType]) -> str | None:
-    """Return 'train', 'val' or 'test' for frames of a loop."""
-    owners = (frame.f_locals.get('self') for frame in frames)
-    loop = next((owner for owner in owners if isinstance(owner, BaseLoop)), None)
-    return loop and ('val' if isinstance(loop, ValLoop) else 'test' if isinstance(loop, TestLoop) else 'train')
-
-
-def _place(nodes: Iterable[Node], values: Mapping, kind: object) -> str | None:
-    """Return the place of the dict of type ``kind`` that agrees best with ``values``, or None."""
-    alike = [(place, node) for place, node in nodes if _is_of_type(node, kind)]
-    if kind is None:
-        alike = [(place, node) for place, node in alike if node and node == values]
-    return max(alike, key=lambda item: _agreement(item[1], values), default=(None,))[0]
+def _place(cfg: Config, part: object) -> str | None:
+    """Return the place of the dict that agrees best with ``part``, a copy of it that may have got more values."""
+    if not isinstance(part, Mapping):
+        return None
+    alike = [(place, node) for place, node in dicts_in(cfg) if node.get('type') == part.get('type')]
+    return max(alike, key=lambda item: _agreement(item[1], part), default=(None,))[0]
 
 
 def _agreement(node: Mapping, values: Mapping) -> int:
     return sum(1 if key in values and _same(node[key], values[key]) else -1 for key in node)
-
-
-def _is_of_type(node: Mapping, kind: object) -> bool:
-    named = node.get('type')
-    if inspect.isclass(kind) and isinstance(named, str):
-        return named.rpartition('.')[2] == kind.__name__
-    return named == kind
 
 
 def _same(one: object, other: object) -> bool:
