@@ -1,4 +1,4 @@
-# A last stage on windows of two, three and five regions. Start it from trained weights: --cfg-options load_from=CHECKPOINT
+# A last stage on windows of two, three and five regions, from trained weights: --cfg-options load_from=CHECKPOINT
 _base_ = './vittm-6x96_20-cells-15_pixel-shuffle-alibi_1xb1-windows_earth-2700x5400.py'
 train_pipeline = _base_.train_pipeline
 train_pipeline[2] = dict(
