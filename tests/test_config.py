@@ -125,6 +125,20 @@ def test_model_that_cannot_be_built(model, sentence):
     assert '\n' not in str(error.value)
 
 
+def test_part_that_builds_another_one_of_its_own():
+    """The innermost part that the config has is named; one without a type is no other dict without one."""
+
+    class Outer:
+        def __init__(self) -> None:
+            HOOKS.build(dict(type='NoSuchHook'))
+
+    cfg = config(SEGMENTOR, custom_hooks=[dict(type=Outer)], env_cfg=dict())
+    with pytest.raises(UserError, match=r'custom_hooks.0 \(Outer\): NoSuchHook is not in'), explain_config_errors(cfg):
+        HOOKS.build(dict(type=Outer))
+    with pytest.raises(KeyError), explain_config_errors(cfg):
+        HOOKS.build(dict(interval=1))
+
+
 REPEATED = dict(type='RepeatDataset', times=2, dataset=dict(type='ADE20K'))
 
 

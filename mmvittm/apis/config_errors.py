@@ -1,6 +1,6 @@
 """Sentences for what the libraries raise about a config: the place in it and the reason.
 
-While a config is in use, the registries note on an error the innermost dict that could not be built.
+While a config is in use, the registries note on an error which dicts they were building, the innermost first.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from ..fileio import atomic_path
 from .cli import known_problem
 
 TRACEBACK = 'traceback.log'  # in the work dir
-_PART = 'config_part'  # attribute of an error
+_PARTS = 'config_parts'  # attribute of an error
 _LONGEST = 400  # characters of a reason; some libraries print whole configs
 
 Node = tuple[str, Mapping]  # a dict of the config, and its place such as 'model.backbone'
@@ -68,8 +68,8 @@ def explain_config_errors(cfg: Config, first_step: FirstStepHook | None = None) 
         with _noted_parts():
             yield
     except Exception as error:
-        node, registry = getattr(error, _PART, (None, None))
-        place = _place(cfg, node)
+        parts = ((_place(cfg, node), node, registry) for node, registry in getattr(error, _PARTS, ()))
+        place, node, registry = next((part for part in parts if part[0]), (None, None, None))
         says_all = known_problem(error) and not (place and isinstance(error, UserError))
         if says_all or (first_step and first_step.loop in first_step.done) or not (place or first_step):
             raise
@@ -84,15 +84,14 @@ def explain_config_errors(cfg: Config, first_step: FirstStepHook | None = None) 
 
 @contextmanager
 def _noted_parts() -> Iterator[None]:
-    """Let every registry note, as the attribute ``_PART`` of an error, the innermost dict that it builds and itself."""
+    """Let every registry add the dict that it builds, and itself, to the attribute ``_PARTS`` of an error."""
 
     def noting(build: Callable) -> Callable:
         def call(cfg: Mapping, *args, registry: Registry, **kwargs) -> object:
             try:
                 return build(cfg, *args, registry=registry, **kwargs)
             except Exception as error:
-                if not hasattr(error, _PART):
-                    setattr(error, _PART, (cfg, registry))
+                vars(error).setdefault(_PARTS, []).append((cfg, registry))
                 raise
 
         return call
@@ -189,6 +188,8 @@ def _place(cfg: Config, part: object) -> str | None:
     if not isinstance(part, Mapping):
         return None
     alike = [(place, node) for place, node in dicts_in(cfg) if node.get('type') == part.get('type')]
+    if 'type' not in part:
+        alike = [(place, node) for place, node in alike if node == part]
     return max(alike, key=lambda item: _agreement(item[1], part), default=(None,))[0]
 
 
