@@ -199,11 +199,13 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     lengths = ' or '.join(str(length) for length in sorted(runs.length.unique()))
     expected = len(study['configs']) * len(study['repeats']['values'])
     machines, plural = ', '.join(runs.machine.unique()), 's' if lengths != '1' else ''
-    done = f'{len(runs)} of {expected} runs, {lengths} {unit_of(study)}{plural} each, on {machines}.\n'
+    done = f'{len(runs)} of {expected} runs, {lengths} {unit_of(study)}{plural} each, on {machines}.'
+    if speed is not None:
+        done += f' Times in ms, for a batch of one on {speed.threads.iloc[0]} threads of {speed.machine.iloc[0]}.'
     runs = pd.concat([runs, *references(study, folder)])
     text = [
         f'## {study["title"]}\n',
-        done,
+        f'{done}\n',
         signed(results_table(runs, study, speed), 'model'),
     ]
     differences = paired_differences(runs, study, repeat)
