@@ -1,6 +1,9 @@
-"""Mistakes of users, and the advice to install what is missing."""
+"""Mistakes of users, the texts of errors, and the advice to install what is missing."""
 
+import traceback
 from pathlib import Path
+
+_LONGEST = 400  # characters of a reason; some libraries print whole configs
 
 
 class UserError(ValueError):
@@ -8,6 +11,15 @@ class UserError(ValueError):
 
     The tools print the message and exit with status 1. Any other exception is a bug and keeps its traceback.
     """
+
+
+def error_text(error: BaseException) -> str:
+    """Return the text of an error on one line; for a bare ``assert``, which has none, its source."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if 'Original Traceback' in text:  # from a data loader worker
+        text = text.strip().rpartition('\n')[2]
+    text = ' '.join(text.split()) or f'`{traceback.extract_tb(error.__traceback__)[-1].line}` does not hold'
+    return text if len(text) <= _LONGEST else f'{text[:_LONGEST]}…'
 
 
 def install_command(extra: str) -> str:

@@ -186,6 +186,7 @@ BAD_ARGUMENTS = {
     'no checkpoint': (['{data}', '{models}/segmentor.py'], 'needs a checkpoint'),
     'one checkpoint too many': (['{data}', 'a.onnx', '{models}/segmentor.pth'], 'leave out the checkpoint'),
     'no exported file': (['{data}', '{tmp}/none.xml'], 'exported model not found'),
+    'another device for an exported file': (['{data}', 'a.onnx', '--device', 'meta'], 'leave out the device meta'),
     'the source as target': (['{data}', 'a.onnx', '--out', '{data}'], 'folder of the images: choose another'),
     'an unwritable target': (
         ['{data}', '{models}/segmentor.py', '{models}/segmentor.pth', '--out', '{models}/segmentor.py'],

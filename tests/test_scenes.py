@@ -488,6 +488,13 @@ def test_tool_says_what_is_wrong(files, tmp_path, run_tool):
     assert not (tmp_path / 'b.tif').exists()
 
 
+@pytest.mark.parametrize('tool', ['image_demo.py', 'scene_demo.py'])
+def test_unknown_device(files, scene_tif, tmp_path, run_tool, tool):
+    done = run_tool(tool, *files, scene_tif, '--out', tmp_path / 'out.tif', '--device', 'tpu')
+    assert done.returncode == 2
+    assert 'argument --device: tpu cannot be used: ' in done.stderr
+
+
 def test_influence_of_a_box(files, scene_tif, tmp_path, run_tool):
     """The change outside the box by hand, for the box in its mean colour."""
     out = tmp_path / 'influence.png'

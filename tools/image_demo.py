@@ -15,11 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from mmvittm.apis.cli import run_tool
-from mmvittm.apis.config_errors import error_text
+from mmvittm.apis.cli import device, run_tool
 from mmvittm.deploy.images import IMAGE_SUFFIXES, is_named, read_image
 from mmvittm.deploy.predict import Predictor, load_predictor
-from mmvittm.errors import UserError
+from mmvittm.errors import UserError, error_text
 from mmvittm.fileio import atomic_path, require_writable
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
@@ -34,6 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('model', type=Path, help='config, or exported file (.onnx, .xml)')
     parser.add_argument('checkpoint', type=Path, nargs='?', help='checkpoint file of a config')
     parser.add_argument('--out', type=Path, default=Path('painted'), metavar='DIR', help='folder (default: painted)')
+    parser.add_argument('--device', type=device, default='cpu', help='of a config: cuda, cuda:1 … (default: cpu)')
     return parser.parse_args()
 
 
@@ -112,7 +112,7 @@ def jobs(source: Path, out: Path) -> list[tuple]:
 def main() -> None:
     args = parse_args()
     todo = jobs(args.source, args.out)
-    predictor = load_predictor(args.model, args.checkpoint)
+    predictor = load_predictor(args.model, args.checkpoint, args.device)
     require_writable(args.out)
     failed = []
     console = Console(stderr=True)

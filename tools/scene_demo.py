@@ -7,13 +7,10 @@ fixed process grid and a convolutional decode head. Any segmentor can slide over
 import argparse
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from mmvittm.apis.cli import run_tool
-from mmvittm.apis.config_errors import error_text
-from mmvittm.errors import UserError
+from mmvittm.apis.cli import device, run_tool
 from mmvittm.scenes import MODES, load_segmentor, predict_scene
 
 
@@ -30,13 +27,8 @@ def parse_args() -> argparse.Namespace:
     memory_help = 'limit for --mode whole, besides model and libraries'
     parser.add_argument('--memory', type=float, metavar='GB', help=memory_help)
     parser.add_argument('--reduce', type=int, default=1, metavar='N', help='reduce the image by this factor first')
-    parser.add_argument('--device', default='cpu', help='such as cuda or cuda:1 (default: %(default)s)')
-    args = parser.parse_args()
-    try:
-        torch.empty(0, device=args.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f'--device {args.device} cannot be used: {error_text(error)}') from error
-    return args
+    parser.add_argument('--device', type=device, default='cpu', help='such as cuda or cuda:1 (default: cpu)')
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -25,12 +25,11 @@ from torch import Tensor, nn
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import load_config
-from mmvittm.apis.config_errors import error_text
 from mmvittm.apis.data import innermost_datasets
 from mmvittm.apis.memory import Recording, Transfer, find_backbone, principal_colours, receptive_fields, record
 from mmvittm.deploy.images import read_image
 from mmvittm.deploy.predict import Predictor, load_predictor
-from mmvittm.errors import UserError
+from mmvittm.errors import UserError, error_text
 from mmvittm.fileio import atomic_path
 from mmvittm.models import ViTTM
 from mmvittm.models.streams import Grids, Streams

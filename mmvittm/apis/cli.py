@@ -8,9 +8,10 @@ import sys
 import warnings
 from collections.abc import Callable
 
+import torch
 from mmengine.config import DictAction
 
-from ..errors import UserError
+from ..errors import UserError, error_text
 from ..weights import use_safe_loading
 from .distributed import explain_lost_process
 
@@ -32,6 +33,14 @@ def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'must be a whole number above 0, not {text!r}')
     return int(text)
+
+
+def device(text: str) -> torch.device:
+    """Parse a device that torch can use here, as ``type`` of an argument."""
+    try:
+        return torch.empty(0, device=text).device
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f'{text} cannot be used: {error_text(error)}') from error
 
 
 def run_tool(main: Callable[[], None]) -> None:

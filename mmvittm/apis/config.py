@@ -14,8 +14,8 @@ from mmengine.fileio.handlers import YamlHandler
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..errors import UserError
-from .config_errors import config_name, dicts_in, error_text, explain_config_errors, in_scope
+from ..errors import UserError, error_text
+from .config_errors import config_name, dicts_in, explain_config_errors, in_scope
 
 # The keys that give the test size, in order of precedence.
 SIZE_KEYS = (

@@ -15,13 +15,12 @@ from mmengine.hooks import Hook
 from mmengine.registry import METRICS, OPTIMIZERS, DefaultScope, Registry, root
 from mmengine.runner import Runner
 
-from ..errors import UserError
+from ..errors import UserError, error_text
 from ..fileio import atomic_path
 from .cli import known_problem
 
 TRACEBACK = 'traceback.log'  # in the work dir
 _PARTS = 'config_parts'  # attribute of an error
-_LONGEST = 400  # characters of a reason; some libraries print whole configs
 
 Node = tuple[str, Mapping]  # a dict of the config, and its place such as 'model.backbone'
 
@@ -147,15 +146,6 @@ def check_optimizer(cfg: Config) -> None:
 
 def config_name(cfg: Config) -> str:
     return f'config {cfg.filename}' if cfg.filename else 'the config'
-
-
-def error_text(error: BaseException) -> str:
-    """Return the text of an error on one line; for a bare ``assert``, which has none, its source."""
-    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    if 'Original Traceback' in text:  # from a data loader worker
-        text = text.strip().rpartition('\n')[2]
-    text = ' '.join(text.split()) or f'`{traceback.extract_tb(error.__traceback__)[-1].line}` does not hold'
-    return text if len(text) <= _LONGEST else f'{text[:_LONGEST]}…'
 
 
 def dicts_in(node: object, place: str = '') -> Iterator[Node]:

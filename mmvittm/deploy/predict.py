@@ -33,18 +33,23 @@ class Predictor:
     model: nn.Module | None = None  #: The model, with the config that it runs images by in ``model.cfg``; eager only.
 
 
-def load_predictor(model: Path, checkpoint: Path | None = None) -> Predictor:
+def load_predictor(model: Path, checkpoint: Path | None = None, device: torch.device | str = 'cpu') -> Predictor:
     """Load a config and its checkpoint, or an exported file.
 
     Raises:
-        UserError: If a file cannot be used, a config comes without checkpoint or an exported file with one.
+        UserError: If a file cannot be used, a config comes without checkpoint, or an exported file with one or with
+            another device than the CPU.
     """
     exported = model.suffix in {format.suffix for format in FORMATS.values()}
     if exported and checkpoint:
         raise UserError(f'{model} is an exported model and has its weights: leave out the checkpoint {checkpoint}')
     if not exported and not checkpoint:
         raise UserError(f'the config {model} needs a checkpoint: give it after the config')
-    return exported_predictor(model) if exported else eager_predictor(model, checkpoint)
+    if not exported:
+        return eager_predictor(model, checkpoint, device)
+    if torch.device(device).type != 'cpu':
+        raise UserError(f'{model} is an exported model, which runs on the CPU: leave out the device {device}')
+    return exported_predictor(model)
 
 
 def exported_predictor(path: Path) -> Predictor:
@@ -66,11 +71,11 @@ def exported_predictor(path: Path) -> Predictor:
     return Predictor(task, metadata.classes, metadata.palette, predict)
 
 
-def eager_predictor(config: Path, checkpoint: Path) -> Predictor:
+def eager_predictor(config: Path, checkpoint: Path, device: torch.device | str = 'cpu') -> Predictor:
     """Load a config and its checkpoint; images pass through the config's test pipeline."""
     cfg = load_config(config)
     model, dataset_meta = load_model(cfg, checkpoint)
-    model.cfg = _without_annotations(cfg)
+    model.to(device).cfg = _without_annotations(cfg)
     task = task_of(model)
 
     def predict(image: np.ndarray) -> np.ndarray:
