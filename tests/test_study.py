@@ -22,6 +22,7 @@ from helpers.preloaded import run_script
 from helpers.survival import config, make_data
 from helpers.tools import load_tool
 from mmengine.config import Config
+from scipy import stats
 
 import mmvittm.models
 from mmvittm.apis.config import build_model, load_config
@@ -376,7 +377,8 @@ def test_tables_of_known_numbers(tmp_path):
     folder = tmp_path / 'known'
     folder.mkdir()
     runs.to_csv(folder / 'runs.csv')
-    pd.DataFrame(dict(model=['A', 'B'], ms=[1.0, 2.0], GMACs=[0.012, 14.88])).to_csv(folder / 'speed.csv')
+    speed = pd.DataFrame(dict(model=['A', 'B'], ms=[1.0, 2.0], GMACs=[0.012, 14.88], machine='slide rule', threads=1))
+    speed.to_csv(folder / 'speed.csv')
     page = tmp_path / 'study.md'
     page.write_text('# Ours\n\nWords.\n')
     for _ in range(2):  # the second replaces the first
@@ -384,16 +386,16 @@ def test_tables_of_known_numbers(tmp_path):
     text = page.read_text()
     assert text.startswith('# Ours\n\nWords.\n')
     assert text.count('## Known') == 1
-    assert '6 of 6 runs, 100 iterations each, on abacus.' in text
+    assert '6 of 6 runs, 100 iterations each, on abacus. Times in ms, for a batch of one on 1 threads of slide' in text
     assert '| A | 3 | 22.0 | −5.3 to 49.3 | 50.0 | 1.0 | 0.012 |' in text  # the newest row of fold 2 counts
     assert '| 2.0 | 14.9 |' in text
-    assert '| A against B | 3 | +2.0 | −0.5 to 4.5 | no difference shown |' in text
-    assert '| B against A | 3 | −2.0 | −4.5 to 0.5 | no difference shown |' in text
+    assert '| A against B | 3 | +2.0 | −0.5 to 4.5 | 0.074 | no difference shown |' in text
+    assert '| B against A | 3 | −2.0 | −4.5 to 0.5 | 0.074 | no difference shown |' in text
     assert {path.name for path in (tmp_path / 'images').iterdir()} == {'study_known_runs.png', 'study_known_speed.png'}
     runs.loc[0, 'machine'] = 'slide rule'
     runs.to_csv(folder / 'runs.csv')
     report.write_report('known', study, folder, page)
-    assert '| −0.5 to 4.5 | no difference shown (two machines) |' in page.read_text()
+    assert '| −0.5 to 4.5 | 0.074 | no difference shown (two machines) |' in page.read_text()
 
 
 def test_scalars_that_a_model_lacks_are_left_out(monkeypatch, tmp_path):
@@ -441,6 +443,20 @@ def test_conclusions(values, conclusion):
     runs = pd.DataFrame(rows, columns=['model', 'fold', 'mIoU']).assign(machine='abacus')
     table = report.paired_differences(runs, dict(metric='mIoU', comparisons=[['A', 'B']]), 'fold')
     assert table.conclusion.iloc[0].startswith(conclusion)
+
+
+def test_many_comparisons_are_corrected():
+    """Benjamini and Hochberg multiply the k-th smallest of m p-values by m / k."""
+    report = load_tool('study_report.py')
+    differences = dict(B=[3, 3.1, 3.2], C=[1, 1.5, 2], D=[1, -1, 1])
+    rows = [('A', fold, 0.0) for fold in range(3)]
+    rows += [(model, fold, -value) for model, values in differences.items() for fold, value in enumerate(values)]
+    runs = pd.DataFrame([*rows, ('E', 0, 1.0)], columns=['model', 'fold', 'mIoU']).assign(machine='abacus')
+    study = dict(metric='mIoU', comparisons=[['A', model] for model in 'DBCE'])
+    table = report.paired_differences(runs, study, 'fold')
+    p = {model: stats.ttest_1samp(values, 0).pvalue for model, values in differences.items()}
+    expected = dict(B=3 * p['B'], C=1.5 * p['C'], D=p['D'])
+    assert {name[-1]: q for name, q in table.q.items()} == {m: f'{q:.3f}' for m, q in expected.items()} | dict(E='–')
 
 
 def test_models_that_a_study_refers_to(tmp_path):

@@ -70,11 +70,14 @@ def results_table(runs: pd.DataFrame, study: dict, speed: pd.DataFrame | None) -
 def paired_differences(runs: pd.DataFrame, study: dict, repeat: str) -> pd.DataFrame:
     """Mean difference of each comparison over the folds or seeds that both models have, with its interval.
 
+    Among many comparisons some look better by chance: ``q`` is the false discovery rate that one has to accept to call
+    a difference shown (Benjamini and Hochberg), over all comparisons of the study.
+
     Rounding may differ between machines, which acts like another seed, so a comparison across them is marked.
     """
     table = runs.pivot(index=repeat, columns='model', values=study['metric'])
     machines = runs.pivot(index=repeat, columns='model', values='machine')
-    rows = {}
+    rows, pvalues = {}, {}
     for first, second in study.get('comparisons', []):
         if {first, second} <= set(table.columns):
             difference = (table[first] - table[second]).dropna()
@@ -82,12 +85,17 @@ def paired_differences(runs: pd.DataFrame, study: dict, repeat: str) -> pd.DataF
             conclusion = 'no difference shown' if low <= 0 <= high else 'better' if low > 0 else 'worse'
             known = machines.loc[difference.index, [first, second]].dropna()
             across = ' (two machines)' if (known[first] != known[second]).any() else ''
-            rows[f'{first} against {second}'] = {
+            rows[name := f'{first} against {second}'] = {
                 'pairs': f'{len(difference)}',
                 f'difference in {study["metric"]}': f'{difference.mean():+.1f}',
                 '95 % interval': between(low, high),
+                'q': '–',
                 'conclusion': 'too few runs' if np.isnan(low) else conclusion + across,
             }
+            if len(difference) > 1:
+                pvalues[name] = stats.ttest_1samp(difference, 0).pvalue
+    for name, q in zip(pvalues, stats.false_discovery_control([*pvalues.values()]), strict=True):
+        rows[name]['q'] = f'{q:.3f}' if q >= 0.001 else '<0.001'
     return pd.DataFrame.from_dict(rows, orient='index')
 
 
