@@ -22,7 +22,7 @@ import pandas as pd
 import rasterio
 import torch
 from mmengine.fileio import load
-from pages import write_section
+from pages import markdown, write_section
 from PIL import Image
 from rich.console import Console
 
@@ -225,11 +225,12 @@ def nonlinearity(rows: pd.DataFrame) -> str:
 def table(frame: pd.DataFrame) -> str:
     """One line per model and mode, one column per size."""
     sizes = sorted(frame['size'].unique())
-    lines = [['model', 'mode', *(f'{size}²' for size in sizes), 'off linear'], ['---'] * (len(sizes) + 3)]
+    lines = []
     for (model, mode), rows in frame.groupby(['model', 'mode'], sort=False):
-        cells = {row['size']: cell(row) for _, row in rows.iterrows()}
-        lines.append([model, mode, *(cells.get(size, '') for size in sizes), nonlinearity(rows)])
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+        measured = {row['size']: cell(row) for _, row in rows.iterrows()}
+        cells = {f'{size}²': measured.get(size, '') for size in sizes}
+        lines.append(dict(model=model, mode=mode) | cells | {'off linear': nonlinearity(rows)})
+    return markdown(pd.DataFrame(lines))
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
