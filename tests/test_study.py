@@ -435,7 +435,13 @@ def test_other_runs_are_no_part_of_the_report(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('values', 'conclusion'), [([1, 1.1, 1.2], 'better'), ([-1, -1.1, -1.2], 'worse'), ([1, -1, 1], 'no difference')]
+    ('values', 'conclusion'),
+    [
+        ([1, 1.1, 1.2], 'better'),
+        ([-1, -1.1, -1.2], 'worse'),
+        ([1, -1, 1], 'no difference'),
+        ([0, 0, 0], 'no difference'),
+    ],
 )
 def test_conclusions(values, conclusion):
     report = load_tool('study_report.py')

@@ -92,7 +92,7 @@ def paired_differences(runs: pd.DataFrame, study: dict, repeat: str) -> pd.DataF
                 'q': '–',
                 'conclusion': 'too few runs' if np.isnan(low) else conclusion + across,
             }
-            if len(difference) > 1:
+            if len(difference) > 1 and difference.any():
                 pvalues[name] = stats.ttest_1samp(difference, 0).pvalue
     for name, q in zip(pvalues, stats.false_discovery_control([*pvalues.values()]), strict=True):
         rows[name]['q'] = f'{q:.3f}' if q >= 0.001 else '<0.001'
