@@ -34,7 +34,7 @@ class Predictor:
 
 
 def load_predictor(model: Path, checkpoint: Path | None = None, device: torch.device | str = 'cpu') -> Predictor:
-    """Load a config and its checkpoint, or an exported file.
+    """Load a config and its checkpoint to run on ``device``, or an exported file, which runs on the CPU.
 
     Raises:
         UserError: If a file cannot be used, a config comes without checkpoint, or an exported file with one or with
