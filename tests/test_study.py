@@ -469,7 +469,7 @@ def test_models_that_a_study_refers_to(tmp_path):
     report = load_tool('study_report.py')
     columns = 'model,fold,length,machine,mIoU'
     (tmp_path / 'runs.csv').write_text(f'{columns}\nA,0,5,cpu,50\nA,1,5,cpu,60\n')
-    (tmp_path / 'trees.csv').write_text('fold,depth,mIoU\n0,3,49\n1,3,58\n0,9,99\n')
+    (tmp_path / 'trees.csv').write_text('fold,depth,mIoU\n0,3,49\n1,3,58\n2,3,70\n0,9,99\n')
     study = dict(
         title='T', metric='mIoU', configs=dict(A='a.py'), repeats=dict(name='fold', values=[0, 1]),
         references=dict(trees=['trees.csv', dict(depth=3)]), comparisons=[['A', 'trees']],

@@ -11,15 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmcv.transforms import LoadImageFromFile
-from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.evaluation import IoUMetric
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from mmvittm.apis.cli import positive_int, run_tool
-from mmvittm.datasets import BlueMarbleDataset, CheckLabels
+from mmvittm.datasets import BlueMarbleDataset
 from mmvittm.errors import UserError, install_command
 from mmvittm.fileio import atomic_path
 
@@ -43,7 +41,11 @@ def load(data_root: Path, fold: int, held_out: bool) -> BlueMarbleDataset:
                 f'{data_root / folder} has no PNG files: build the data with '
                 f'`python tools/dataset_converters/blue_marble.py {data_root}`'
             )
-    pipeline = [LoadImageFromFile(), LoadAnnotations(), CheckLabels(len(CLASSES))]
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='mmseg.LoadAnnotations'),
+        dict(type='mmvittm.CheckLabels', num_classes=len(CLASSES)),
+    ]
     return BlueMarbleDataset(
         data_root=str(data_root), data_prefix=folders, pipeline=pipeline, fold=fold, held_out=held_out
     )

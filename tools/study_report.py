@@ -33,19 +33,19 @@ def models_of(study: dict) -> list[str]:
 
 def references(study: dict, folder: Path) -> Iterator[pd.DataFrame]:
     """Yield the rows of each model that the study did not train: those of a file with the values that it asks for."""
+    repeats = study['repeats']
     for model, (file, wanted) in study.get('references', {}).items():
         if not (folder / file).is_file():
             raise UserError(f'{folder / file} does not exist: the study refers to it for {model}')
         rows = pd.read_csv(folder / file)
-        if missing := {*wanted, study['repeats']['name'], study['metric']} - set(rows):
+        if missing := {*wanted, repeats['name'], study['metric']} - set(rows):
             raise UserError(
                 f'{folder / file} has no column {", ".join(sorted(missing))}, which the study needs for {model}'
             )
         rows = rows[(rows[list(wanted)] == pd.Series(wanted)).all(axis=1)]
-        if rows[study['repeats']['name']].duplicated().any():
-            raise UserError(
-                f'{folder / file} has several rows per {study["repeats"]["name"]} for {model}: name more values'
-            )
+        rows = rows[rows[repeats['name']].isin(repeats['values'])]
+        if rows[repeats['name']].duplicated().any():
+            raise UserError(f'{folder / file} has several rows per {repeats["name"]} for {model}: name more values')
         yield rows.assign(model=model)
 
 
