@@ -107,6 +107,12 @@ MODELS = {
     'attention that fades': dict(
         alibi_slopes=(1.0, 0.5), rw_region=(4, 2), process_embed=dict(type='PooledTokens', grid=4)
     ),
+    'attention by region': dict(
+        global_attention=False,
+        alibi_slopes=(1.0, 0.5),
+        rw_region=(4, 2),
+        process_embed=dict(type='PooledTokens', grid=4),
+    ),
     'concat by region': dict(stream='concat', rw_region=(4, 2), process_embed=dict(type='PooledTokens', grid=4)),
 }
 SIZES = {'the trained size': (32, 48), 'a larger size': (128, 160), 'a size of broken patches': (101, 75)}
@@ -116,7 +122,7 @@ CASES = {
     for name in MODELS
     for size in SIZES
     if size != 'a size of broken patches'
-    or name not in ('feature pyramid', 'regions', 'attention that fades', 'concat by region')
+    or name not in ('feature pyramid', 'regions', 'attention that fades', 'attention by region', 'concat by region')
 }
 
 

@@ -158,10 +158,17 @@ def in_regions(model, x, regions, run_block=lambda block, process: block(process
 
 @pytest.mark.parametrize('head', ['LinearAttention', 'CrossAttention'])
 @pytest.mark.parametrize('options', [{}, dict(memory_chunk=12), dict(with_cp=True)])
-def test_reads_and_writes_stay_in_their_region(head, options):
+@pytest.mark.parametrize('global_attention', [True, False])
+def test_what_stays_in_its_region(head, options, global_attention):
     image = images(2, 16, 32).double()
-    model = tiny_vittm(head, memory_block='MemoryMLP', rw_region=(1, 2), out_stream='tokens', **options).double()
-    expected = in_regions(model, image, (2, 2))
+    options = options | dict(rw_region=(1, 2), global_attention=global_attention)
+    model = tiny_vittm(head, memory_block='MemoryMLP', out_stream='tokens', **options).double()
+
+    def run_block(block, process):
+        # the regions of (1, 2) tokens are pairs in row-major order
+        return block(process) if global_attention else torch.cat([block(each) for each in process.split(2, 1)], 1)
+
+    expected = in_regions(model, image, (2, 2), run_block)
     for ours, theirs in zip(model(image)[0], expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
     loss = sum(tokens.square().sum() for tokens in model(image)[0])
@@ -193,6 +200,12 @@ def test_attention_fades_with_distance(options):
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
 
 
+def test_distances_within_a_region():
+    options = dict(rw_region=(1, 2), global_attention=False, alibi_slopes=(1.5, 0.25))
+    expected = torch.tensor([0.0, 1.0, 1.0, 0.0]).reshape(2, 2) * -torch.tensor([1.5, 0.25])[:, None, None]
+    torch.testing.assert_close(tiny_vittm(**options).attention_bias((2, 4), (2, 2)), expected)
+
+
 def test_slopes_of_zero_change_nothing():
     options = dict(out_indices=(0, 1), out_stream='concat')
     for ours, theirs in zip(
@@ -219,6 +232,7 @@ def test_one_region_is_the_whole_image():
     ('options', 'sentence'),
     [
         (dict(rw_region=(1, 0)), r'rw_region must be a whole number above 0, not 0'),
+        (dict(global_attention=False), 'global_attention=False keeps attention within regions, but rw_region is None'),
         (dict(rw_region=(1, 1), head='TokenLearner'), 'rw_region does not work with TokenLearner'),
         (dict(rw_region=(1, 1), fusion='AddEraseFusion'), 'rw_region does not work with AddEraseFusion'),
         (dict(rw_region=(2, 3)), 'regions of 2×3 process tokens do not divide grids of 2×2 process and 4×4 memory'),

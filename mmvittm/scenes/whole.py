@@ -182,7 +182,7 @@ class Scene:
                 backbone.read_fusion,
                 backbone.write_fusion,
                 write=index + 1 < self.model.depth,
-                regions=self.regions[1],
+                regions=backbone.regions_together(self.regions),
                 bias=bias,
             )
             self.process.append(process)

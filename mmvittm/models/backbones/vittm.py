@@ -69,12 +69,12 @@ class ViTTMLayer(BaseModule):
 
         Args:
             streams (Streams): Process tokens ``(B, Np, C)`` and memory tokens ``(B, Nm, C)``, where B is the number of
-                images times ``regions``.
+                images times that of the regions of an image.
             read_fusion (Fusion): Combines process tokens and read.
             write_fusion (Fusion): Combines memory tokens and write.
             write (bool): False skips the write and leaves the memory as the read saw it, for a last block whose memory
                 no output depends on.
-            regions (int): Regions per image. The ViT block sees the process tokens of all of them.
+            regions (int): Regions whose process tokens the ViT block sees together.
             bias (Tensor, optional): Bias of the attention logits ``(num_heads, Np, Np)``, for :class:`DistanceLayer`.
 
         Returns:
@@ -88,7 +88,7 @@ class ViTTMLayer(BaseModule):
         return Streams(process, self.write(memory, lambda query: self.write_head(process, query), write_fusion))
 
     def _attend(self, process: Tensor, regions: int, bias: Tensor | None) -> Tensor:
-        """Run the ViT block on the process tokens of each image, region after region."""
+        """Run the ViT block on the process tokens of ``regions`` regions together."""
         args = () if bias is None else (bias,)
         if regions == 1:
             return self.vit_block(process, *args)
@@ -195,8 +195,10 @@ class ViTTM(
         memory_block (dict | Sequence[dict | None], optional): Processing of the memory around a write, from
             :data:`mmvittm.registry.MEMORY_BLOCKS`; one for all blocks, or one for each. None for no processing.
         rw_region (tuple[int, int], optional): Rows and columns of the process tokens of a region. Process tokens read
-            and write only the memory tokens of their own region, and attend to the process tokens of all regions. Not
-            in the paper; see ``docs/high-resolution.md``. None for one region, the image.
+            and write only the memory tokens of their own region. Not in the paper; see ``docs/high-resolution.md``.
+            None for one region, the image.
+        global_attention (bool): Whether process tokens attend to those of all regions; if not, the tokens of a region
+            depend on nothing outside it.
         alibi_slopes (Sequence[float], optional): One for each head of the ViT blocks: their attention logits lose the
             slope times the distance between two process tokens (2D-ALiBi, arXiv 2311.00566), so that a model can be
             trained on windows of a scene. Not in the paper; see ``docs/high-resolution.md``. None for no distance.
@@ -248,6 +250,7 @@ class ViTTM(
         fusion: dict = dict(type='AddFusion'),
         memory_block: dict | Sequence[dict | None] | None = None,
         rw_region: tuple[int, int] | None = None,
+        global_attention: bool = True,
         alibi_slopes: Sequence[float] | None = None,
         out_indices: int | Sequence[int] = -1,
         out_stream: str | Sequence[str] = 'process',
@@ -276,6 +279,9 @@ class ViTTM(
         self.with_cp = with_cp
         self.memory_chunk = memory_chunk if memory_chunk is None else positive_int('memory_chunk', memory_chunk)
         self.rw_region = rw_region if rw_region is None else size_2d('rw_region', rw_region)
+        if rw_region is None and not global_attention:
+            raise UserError('global_attention=False keeps attention within regions, but rw_region is None: give both')
+        self.global_attention = global_attention
         self.alibi_slopes = self._checked_slopes(alibi_slopes, arch['num_heads'])
 
         embed_args = dict(in_channels=in_channels, embed_dims=self.embed_dims, img_size=self.img_size)
@@ -439,13 +445,22 @@ class ViTTM(
         if regions != (1, 1):
             streams = Streams(*(split_regions(*each, regions) for each in zip(streams, grids, strict=True)))
         run_blocks = self._run_blocks if self.memory_chunk is None else self._run_blocks_in_chunks
-        after = run_blocks(streams, regions[0] * regions[1], self.attention_bias(grids.process, regions))
+        after = run_blocks(streams, regions, self.attention_bias(grids.process, regions))
         return tuple(self._output(stream, after[index], grids, regions) for index, stream in self._outputs)
 
+    def regions_together(self, regions: Grid) -> int:
+        """Return how many of an image's regions attend to each other."""
+        return prod(regions) if self.global_attention else 1
+
     def attention_bias(self, grid: Grid, regions: Grid) -> Tensor | None:
-        """Return the bias ``(num_heads, Np, Np)`` of process tokens on a grid, split into regions; None for none."""
+        """Return the bias ``(num_heads, N, N)`` between process tokens on a grid, split into regions; None for none.
+
+        N counts the tokens that attend to each other.
+        """
         if self.alibi_slopes is None:
             return None
+        if not self.global_attention:
+            grid, regions = (grid[0] // regions[0], grid[1] // regions[1]), (1, 1)
         return distance_bias(grid, regions, self.alibi_slopes, like=self.memory_embed.pos_embed)
 
     def _embed(self, image: Tensor) -> tuple[Streams, Grids]:
@@ -500,27 +515,27 @@ class ViTTM(
     def _writes(self, index: int) -> bool:
         return index + 1 < self._depth or self._writes_last
 
-    def _run_blocks(self, streams: Streams, regions: int, bias: Tensor | None) -> dict[int, Streams]:
+    def _run_blocks(self, streams: Streams, regions: Grid, bias: Tensor | None) -> dict[int, Streams]:
         """Run the blocks; return the streams after those of ``out_indices``."""
-        after = {}
+        after, together = {}, self.regions_together(regions)
         for index in range(self._depth):
             run = self.layers[index]
             if self.with_cp and torch.is_grad_enabled():
                 run = partial(cp.checkpoint, run, use_reentrant=False)
-            streams = run(streams, self.read_fusion, self.write_fusion, self._writes(index), regions, bias)
+            streams = run(streams, self.read_fusion, self.write_fusion, self._writes(index), together, bias)
             if index in self.out_indices:
                 after[index] = streams
         return after
 
-    def _run_blocks_in_chunks(self, streams: Streams, regions: int, bias: Tensor | None) -> dict[int, Streams]:
+    def _run_blocks_in_chunks(self, streams: Streams, regions: Grid, bias: Tensor | None) -> dict[int, Streams]:
         """Do the same with memory in chunks; where no output depends on the memory, the result has none."""
-        after = {}
+        after, together = {}, self.regions_together(regions)
         chunk = cast(int, self.memory_chunk)
-        process, chunks = streams.process, list(streams.memory.split(max(1, chunk // regions), 1))
+        process, chunks = streams.process, list(streams.memory.split(max(1, chunk // prod(regions)), 1))
         for index in range(self._depth):
             layer = self.layers[index]
             process = layer.forward_chunks(
-                process, chunks, self.read_fusion, self.write_fusion, self._writes(index), regions, bias, self.with_cp
+                process, chunks, self.read_fusion, self.write_fusion, self._writes(index), together, bias, self.with_cp
             )
             if index in self.out_indices:
                 wanted = chunks if index in self._memory_outputs else [streams.memory[:, :0]]
