@@ -19,7 +19,7 @@ EXPORTING := tests/test_benchmark.py tests/test_deploy.py tests/test_image_demo.
 
 GLOBE := work_dirs/globe
 EARTH := $(if $(TRAIN),,$(wildcard weights/earth/*.safetensors))
-EARTH_CONFIG := configs/vittm/vittm-6x96_20-cells-15_pixel-shuffle-alibi_1xb1-windows_earth-2700x5400.py
+EARTH_CONFIG := configs/vittm/vittm-6x96_20-cells-15_pixel-shuffle-regions_1xb1-windows_earth-2700x5400.py
 
 .PHONY: demo globe test test-upstream docs benchmark lint format clean
 demo: $(VENV)/.installed

@@ -1,5 +1,5 @@
 # Trained and tested on windows of full height and 24 degrees, the windows that the ViTTM of the Earth has as regions.
-# Some of the ViTTM's windows are wider, so it sees 1.5 times the pixels of this ViT.
+# It sees the same pixels in training as the ViTTM with attention in regions.
 _base_ = [
     '../_base_/models/pixel-shuffle_vit-6x96.py',
     '../_base_/datasets/blue_marble_scene.py',
