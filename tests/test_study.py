@@ -398,6 +398,19 @@ def test_tables_of_known_numbers(tmp_path):
     assert '| −0.5 to 4.5 | 0.074 | no difference shown (two machines) |' in page.read_text()
 
 
+def test_curves_compare_the_folds_that_all_models_have(monkeypatch, tmp_path):
+    report = load_tool('study_report.py')
+    rows = [('A', 0, 10, 1), ('A', 1, 10, 2), ('A', 2, 10, 9), ('B', 1, 10, 4), ('B', 0, 10, 5), ('other', 3, 10, 0)]
+    curves = pd.DataFrame(rows, columns=['model', 'fold', 'step', 'mIoU'])
+    study = dict(metric='mIoU', configs=dict(A='', B='', C=''))
+    figures = []
+    monkeypatch.setattr(report, 'save', lambda figure, path: figures.append(figure))
+    report.plot_curves(curves, study, 'fold', tmp_path / 'plot.png')
+    axes = figures[0].axes[0]
+    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {'A': [1.5], 'B': [4.5]}
+    assert axes.get_ylabel() == 'mIoU, mean over folds (0, 1)'
+
+
 def test_scalars_that_a_model_lacks_are_left_out(monkeypatch, tmp_path):
     report = load_tool('study_report.py')
     columns = 'model,seed,step,loss,memory/block_00,memory/block_01'

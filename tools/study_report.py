@@ -127,13 +127,16 @@ def plot_runs(runs: pd.DataFrame, study: dict, repeat: str, path: Path) -> None:
 
 
 def plot_curves(curves: pd.DataFrame, study: dict, repeat: str, path: Path) -> None:
-    """Mean validation metric over the training."""
+    """Mean validation metric over the training, of the folds or seeds that all models have."""
     figure = Figure(figsize=(9, 4), layout='constrained')
-    curves = curves.drop_duplicates(['model', repeat, 'step'], keep='last')
+    curves = curves[curves.model.isin(study['configs'])].drop_duplicates(['model', repeat, 'step'], keep='last')
+    shared = set.intersection(*curves.groupby('model')[repeat].agg(set)) or set(curves[repeat])
+    curves = curves[curves[repeat].isin(shared)]
+    values = ', '.join(map(str, sorted(shared)))
     table = curves.pivot_table(index='step', columns='model', values=study['metric'])
     table = table[[model for model in models_of(study) if model in table]]
     axes = table.plot(ax=figure.add_subplot(), marker='.', legend=False)
-    axes.set(xlabel=unit_of(study), ylabel=f'{study["metric"]}, mean over {repeat}s')
+    axes.set(xlabel=unit_of(study), ylabel=f'{study["metric"]}, mean over {repeat}s ({values})')
     axes.xaxis.get_major_locator().set_params(integer=True)
     save(figure, path)
 
