@@ -49,8 +49,12 @@ def studies() -> Iterator[tuple[dict, Path]]:
 
 
 def accuracies() -> dict[str, str]:
-    """Return the mean of each config that has one, with its 95 % interval, from its longest training in a study."""
-    found: dict[str, tuple[int, str]] = {}
+    """Return the mean of each config that has one, with its 95 % interval.
+
+    It is of the longest training of a study that has trained the config on all its folds or seeds; of an unfinished one
+    only where there is no other.
+    """
+    found: dict[str, tuple[tuple[bool, int], str]] = {}
     for study, folder in studies():
         if not (folder / 'runs.csv').is_file():
             continue
@@ -59,12 +63,15 @@ def accuracies() -> dict[str, str]:
         runs = pd.read_csv(folder / 'runs.csv').drop_duplicates(['model', repeat], keep='last')
         for model, config in study['configs'].items():
             own, config = runs[runs.model == model], f'configs/{config}'
-            if model in varied or not len(own) or own.length.max() <= found.get(config, (0, ''))[0]:
+            if model in varied or not len(own):
+                continue
+            rank = own[repeat].nunique() == len(study['repeats']['values']), own.length.max()
+            if config in found and rank <= found[config][0]:
                 continue
             error = f'{between(*interval(own[metric]))}; {len(own)} {repeat}s' if len(own) > 1 else f'one {repeat}'
             name, unit = ('', 'steps') if metric == 'mIoU' else (' % top-1', 'epochs')
             text = f'{own[metric].mean():.1f}{name} ({error}, {own.length.max()} {unit})'
-            found[config] = own.length.max(), text
+            found[config] = rank, text
     return {config: text for config, (_, text) in found.items()}
 
 
