@@ -71,13 +71,16 @@ def test_model_zoo_agrees_with_results(model_zoo):
 
 
 @pytest.mark.parametrize(('shape', 'speed'), [([256, 256], '12 | 2.0 | 8.5 | –'), ([512, 512], '– | – | – | –')])
-def test_model_zoo_takes_the_longest_training(model_zoo, tmp_path, monkeypatch, shape, speed):
+def test_model_zoo_takes_the_longest_complete_training(model_zoo, tmp_path, monkeypatch, shape, speed):
     config = 'vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
     (tmp_path / 'configs/studies').mkdir(parents=True)
     (tmp_path / 'configs/vittm').mkdir()
     (tmp_path / 'configs' / config).write_text('crop_size = (256, 256)')
-    for name, steps, more in (('lakes', 4, {}), ('seas', 8, {}), ('varied', 9, {'model_options': {'A': {}}})):
-        study = dict(metric='mIoU', configs=dict(A=config), repeats=dict(name='fold'), shape=shape, **more)
+    unfinished, varied = dict(repeats=dict(name='fold', values=[0, 1, 2])), dict(model_options=dict(A={}))
+    for name, steps, more in (('lakes', 4, {}), ('seas', 8, {}), ('unfinished', 9, unfinished), ('varied', 9, varied)):
+        study = (
+            dict(metric='mIoU', configs=dict(A=config), repeats=dict(name='fold', values=[0, 1]), shape=shape) | more
+        )
         (tmp_path / f'configs/studies/{name}.yml').write_text(json.dumps(study))
         (tmp_path / f'results/{name}').mkdir(parents=True)
         (tmp_path / f'results/{name}/runs.csv').write_text(f'model,fold,mIoU,length\nA,0,50,{steps}\nA,1,52,{steps}\n')
