@@ -51,6 +51,6 @@ class FocusedLinearAttention(LinearAttention):
     def features(self, x: Tensor) -> Tensor:
         """Return positive features of projected tokens ``(B, N, L)``, of the same shape and in fp32 at least."""
         x = (F.relu(at_least_fp32(x)) + 1e-6).unflatten(-1, (self.num_heads, -1))
-        norm = x.norm(dim=-1, keepdim=True)
-        focused = (x / norm) ** self.focusing_factor  # the direction first, since a power of small numbers underflows
-        return (focused * (norm / focused.norm(dim=-1, keepdim=True))).flatten(-2)
+        # relative to the largest entry, since powers of small numbers underflow
+        focused = (x / x.amax(dim=-1, keepdim=True)) ** self.focusing_factor
+        return (focused * (x.norm(dim=-1, keepdim=True) / focused.norm(dim=-1, keepdim=True))).flatten(-2)
