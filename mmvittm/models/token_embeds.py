@@ -131,9 +131,10 @@ class TokenEmbed(BaseModule):
         if grid == self.grid or torch.is_grad_enabled() or self.pos_embed.is_inference() or _is_traced():
             return resample_pos_embed(self.pos_embed, self.grid, grid)
         key = grid, self.pos_embed._version
-        if self._resampled is None or self._resampled[0] is not self.pos_embed or self._resampled[1] != key:
-            self._resampled = self.pos_embed, key, resample_pos_embed(self.pos_embed, self.grid, grid)
-        return self._resampled[2]
+        cached = self._resampled  # read once, since another thread may replace it
+        if cached is None or cached[0] is not self.pos_embed or cached[1] != key:
+            cached = self._resampled = self.pos_embed, key, resample_pos_embed(self.pos_embed, self.grid, grid)
+        return cached[2]
 
     def train(self, mode: bool = True) -> 'TokenEmbed':
         """Set the mode. Invalidates the cache, since writes to ``.data`` (mmengine's EMA) bypass version tracking."""
