@@ -127,7 +127,7 @@ def check_metric_arguments(cfg: Config) -> None:
     with in_scope(cfg):
         for place, node in dicts_in({key: cfg.get(key) for key in ('val_evaluator', 'test_evaluator')}):
             with METRICS.switch_scope_and_registry(node.get('_scope_')) as scoped:
-                cls = _find(node.get('type'), scoped)
+                cls = find_class(node.get('type'), scoped)
             if inspect.isclass(cls) and any(base.__module__.startswith('mmseg.') for base in cls.__mro__):
                 known = _parameters(cls)
                 for key in node.keys() - known - {'type', '_scope_'}:
@@ -140,11 +140,12 @@ def check_optimizer(cfg: Config) -> None:
     with in_scope(cfg):
         for place, node in dicts_in({'optim_wrapper': cfg.get('optim_wrapper')}):
             kind = node.get('type')
-            if place.endswith('.optimizer') and isinstance(kind, str) and _find(kind, OPTIMIZERS) is None:
+            if place.endswith('.optimizer') and isinstance(kind, str) and find_class(kind, OPTIMIZERS) is None:
                 raise UserError(f'{config_name(cfg)}: {place}: {_unknown(kind, OPTIMIZERS)}')
 
 
 def config_name(cfg: Config) -> str:
+    """Return what messages call a config."""
     return f'config {cfg.filename}' if cfg.filename else 'the config'
 
 
@@ -198,7 +199,7 @@ def _explanation(node: Mapping, error: Exception, registry: Registry) -> str:
     if 'type' not in node:
         return ": the key 'type' is missing"
     with registry.switch_scope_and_registry(node.get('_scope_')) as scoped:
-        cls = _find(node['type'], scoped)
+        cls = find_class(node['type'], scoped)
         if cls is None:
             return f': {_unknown(str(node["type"]), scoped)}'
     hint = ''
@@ -214,7 +215,7 @@ def _parameters(cls: type) -> set[str]:
     return {name for base in cls.__mro__[:-1] for name in inspect.signature(base.__init__).parameters}
 
 
-def _find(kind: object, registry: Registry) -> object:
+def find_class(kind: object, registry: Registry) -> object:
     """Return the class of a type, or None if it is in no registry."""
     try:
         return registry.get(kind) if isinstance(kind, str) else kind

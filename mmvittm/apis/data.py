@@ -1,5 +1,6 @@
 """Check the files of a config's data sets before training or testing starts."""
 
+import inspect
 import logging
 import os
 from collections import Counter
@@ -12,7 +13,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from ..errors import UserError
-from .config_errors import explain_config_errors, in_scope
+from .config_errors import explain_config_errors, find_class, in_scope
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff')
 
@@ -21,7 +22,7 @@ def check_data(cfg: Config, *loaders: str) -> None:
     """Check that the data sets of ``loaders`` exist, take all images of their folders and have all annotations.
 
     Images with another suffix than the data set's are reported in a warning. Data sets that download themselves or lie
-    on a server are not checked.
+    on a server, and those of classes that are not mmengine's, are not checked.
 
     Args:
         cfg (Config): The config. Its ``data_help`` says how to get the data.
@@ -59,8 +60,19 @@ def innermost_datasets(dataset: dict) -> Iterator[dict]:
         yield from innermost_datasets(each)
 
 
+def build_unloaded(dataset: dict) -> BaseDataset | None:
+    """Build a data set that lists no files yet; None for a class that is not derived from mmengine's BaseDataset."""
+    with DATASETS.switch_scope_and_registry(dataset.get('_scope_')) as registry:
+        cls = find_class(dataset.get('type'), registry)
+    if inspect.isclass(cls) and not issubclass(cls, BaseDataset):
+        return None
+    return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
+
+
 def _problem(dataset: dict) -> str | None:
-    built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
+    built = build_unloaded(dataset)
+    if built is None:
+        return None
     elsewhere = (dataset.get('backend_args') or {}).get('backend', 'local') != 'local'
     if elsewhere or '://' in str(dataset.get('data_root')) or getattr(built, 'download', False):
         return None

@@ -46,8 +46,8 @@ class CheckedDataset(Dataset):
         return len(self.dataset)
 
     def get_data_info(self, index: int) -> dict:
-        """Return what is known of a sample before it is loaded, such as its paths."""
-        return self.dataset.get_data_info(index)
+        """Return what is known of a sample before it is loaded, such as its paths; nothing for classes without it."""
+        return self.dataset.get_data_info(index) if hasattr(self.dataset, 'get_data_info') else {}
 
     def __getitem__(self, index: int) -> dict:
         """Load a sample.

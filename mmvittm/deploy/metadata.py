@@ -1,17 +1,17 @@
 """Metadata of an exported file, so that it can be used without config, checkpoint and data set."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 
-from ..apis.data import innermost_datasets
+from ..apis.config_errors import explain_config_errors, in_scope
+from ..apis.data import build_unloaded, innermost_datasets
 from ..apis.tasks import TASKS
 from ..errors import UserError
 from ..version import __version__
@@ -108,6 +108,8 @@ def normalisation(preprocessor: nn.Module) -> dict:
 def class_names(cfg: Config, head: nn.Module, dataset_meta: dict) -> dict:
     """Return ``classes`` and ``palette``: the checkpoint's, else the test data's, else numbers and matplotlib's tab20.
 
+    A palette of another length than the classes is not used.
+
     Args:
         cfg (Config): The model's config.
         head (nn.Module): The model's head.
@@ -122,17 +124,15 @@ def class_names(cfg: Config, head: nn.Module, dataset_meta: dict) -> dict:
     if len(classes) != count:
         raise UserError(f'the model has {count} classes and the data {len(classes)}: make num_classes and data agree')
     colours = matplotlib.colormaps['tab20'].colors
-    cycle = [[round(255 * value) for value in colours[index % len(colours)]] for index in range(count)]
-    return dict(classes=classes, palette=tuple(tuple(map(int, colour)) for colour in meta.get('palette') or cycle))
+    palette = meta.get('palette') or ()
+    if len(palette) != count:
+        palette = [[round(255 * value) for value in colours[index % len(colours)]] for index in range(count)]
+    return dict(classes=classes, palette=tuple(tuple(map(int, colour)) for colour in palette))
 
 
 def _test_data_meta(cfg: Config) -> dict:
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
     if not loader:
         return {}
-    dataset = next(innermost_datasets(loader['dataset']))
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        meta = {**getattr(DATASETS.get(dataset['type']), 'METAINFO', {}), **(dataset.get('metainfo') or {})}
-    if isinstance(dataset.get('classes'), Sequence) and not isinstance(dataset['classes'], str):
-        meta['classes'] = dataset['classes']
-    return meta
+    with explain_config_errors(cfg), in_scope(cfg):
+        return getattr(build_unloaded(next(innermost_datasets(loader['dataset']))), 'metainfo', {})
