@@ -12,13 +12,14 @@ import torch
 from matplotlib.patches import Patch, Rectangle
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 from mmseg.structures import SegDataSample
 from PIL import Image
 from rich.console import Console
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import load_config
+from mmvittm.apis.config_errors import in_scope
 from mmvittm.apis.data import check_data
 from mmvittm.datasets import BlueMarbleDataset
 from mmvittm.deploy.predict import load_model
@@ -42,14 +43,14 @@ def predict(cfg: Config, checkpoint: Path) -> SegDataSample:
     """Predict the scene of the config's test data."""
     check_data(cfg, 'train_dataloader', 'test_dataloader')
     model, _ = load_model(cfg, checkpoint)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), torch.inference_mode():
+    with in_scope(cfg), torch.inference_mode():
         scene = DATASETS.build(cfg.test_dataloader.dataset)[0]
         return model.test_step(pseudo_collate([scene]))[0]
 
 
 def all_labels(cfg: Config, held_out: SegDataSample) -> np.ndarray:
     """Merge the labels of the training and of the held-out tiles, ``(H, W)``."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+    with in_scope(cfg):
         training = DATASETS.build(cfg.train_dataloader.dataset | dict(pipeline=[]))[0]['seg_map_path']
     labels = held_out.gt_sem_seg.data[0].cpu().numpy()
     return np.where(labels == IGNORE, np.asarray(Image.open(training)), labels)

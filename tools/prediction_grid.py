@@ -6,11 +6,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS
 from PIL import Image
 
-from mmvittm.apis.cli import run_tool
+from mmvittm.apis.cli import positive_int, run_tool
 from mmvittm.apis.config import load_config
+from mmvittm.apis.config_errors import in_scope
 from mmvittm.apis.data import check_data
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file with the test data')
     parser.add_argument('predictions', type=Path, help='folder of label maps that `tools/test.py … --out DIR` wrote')
     parser.add_argument('--out', type=Path, default=Path('predictions.png'), help='image file (default: %(default)s)')
-    parser.add_argument('--images', type=int, default=8, help='number of images, evenly spaced in the data set')
+    parser.add_argument('--images', type=positive_int, default=8, help='how many, evenly spaced in the data set')
     return parser.parse_args()
 
 
@@ -42,8 +43,11 @@ def paint(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
 def test_set(cfg: Config):
     """Build the test data set without its pipeline."""
     check_data(cfg, 'test_dataloader')
-    init_default_scope(cfg.get('default_scope', 'mmseg'))
-    return DATASETS.build({**cfg.test_dataloader.dataset, 'pipeline': []})
+    with in_scope(cfg):
+        dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'pipeline': []})
+    if 'img_path' not in dataset.get_data_info(0):
+        raise UserError(f'the images of a {type(dataset).__name__} are no files: write them to a folder first')
+    return dataset
 
 
 def columns(dataset, predictions: Path, count: int):
@@ -62,8 +66,6 @@ def columns(dataset, predictions: Path, count: int):
 
 def main() -> None:
     args = parse_args()
-    if args.images < 1:
-        raise UserError(f'--images must be at least 1, not {args.images}')
     dataset = test_set(load_config(args.config))
     palette = np.array(dataset.metainfo['palette'], np.uint8)
     drawn = list(columns(dataset, args.predictions, args.images))

@@ -19,13 +19,13 @@ import matplotlib
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS, DefaultScope
 from rich.console import Console
 from torch import Tensor, nn
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import load_config
-from mmvittm.apis.data import innermost_datasets
+from mmvittm.apis.config_errors import in_scope
+from mmvittm.apis.data import build_unloaded, innermost_datasets
 from mmvittm.apis.memory import Recording, Transfer, find_backbone, principal_colours, receptive_fields, record
 from mmvittm.deploy.images import read_image
 from mmvittm.deploy.predict import Predictor, load_predictor
@@ -109,7 +109,7 @@ def prepare(model: nn.Module, image: np.ndarray) -> tuple[np.ndarray, Tensor]:
     """Run the test pipeline; return the image as the network sees it, RGB, and the normalised batch of one."""
     steps = model.cfg.test_pipeline[1:]  # the first one loads the file
     shape = image.shape[:2]
-    with DefaultScope.overwrite_default_scope(model.cfg.get('default_scope')):
+    with in_scope(model.cfg):
         packed = Compose(steps)(dict(img=image, img_shape=shape, ori_shape=shape))
     batch = model.data_preprocessor(pseudo_collate([packed]), False)['inputs']
     pixels = packed['inputs'].permute(1, 2, 0).numpy()[..., ::-1]
@@ -133,13 +133,12 @@ def predict(
 
 def read_truth(cfg: Config, image: Path, given: Path | None, num_classes: int) -> np.ndarray | None:
     """Read the given label map, or that of an image of the test data, as the config's data set reads it."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+    with in_scope(cfg):
         entry = dict(label_map=None, reduce_zero_label=False, seg_fields=[])
         if 'test_dataloader' in cfg:
-            dataset = next(innermost_datasets(cfg.test_dataloader.dataset))
-            built = DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
-            entry |= dict(label_map=built.label_map, reduce_zero_label=built.reduce_zero_label)
-            if not given:
+            built = build_unloaded(next(innermost_datasets(cfg.test_dataloader.dataset)))
+            entry |= {key: getattr(built, key) for key in ('label_map', 'reduce_zero_label') if hasattr(built, key)}
+            if hasattr(built, 'label_map') and not given:  # a data set of files
                 with suppress(OSError, UserError):  # the data need not be on this machine
                     paths = {
                         Path(each['img_path']).resolve(): each.get('seg_map_path') for each in built.load_data_list()

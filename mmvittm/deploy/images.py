@@ -8,8 +8,9 @@ import mmcv
 import numpy as np
 from matplotlib import cbook
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 
+from ..apis.config_errors import in_scope
 from ..apis.data import IMAGE_SUFFIXES, check_data, innermost_datasets
 from ..errors import UserError
 from .metadata import ExportMetadata, Size
@@ -60,9 +61,10 @@ def _test_images(cfg: Config) -> list[Path]:
     except UserError:  # the data need not be on the machine that exports
         return []
     dataset = next(innermost_datasets(cfg.test_dataloader.dataset))
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+    with in_scope(cfg):
         built = DATASETS.build({**dataset, 'pipeline': []})
-    return [Path(built.get_data_info(index)['img_path']) for index in range(len(built))]
+    infos = (built.get_data_info(index) for index in range(len(built)))
+    return [Path(info['img_path']) for info in infos if 'img_path' in info]
 
 
 def inside(image: np.ndarray, shape: Size) -> np.ndarray:

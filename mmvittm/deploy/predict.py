@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
-from mmengine.registry import DefaultScope
 from torch import nn
 
 from ..apis.config import build_model, load_config
+from ..apis.config_errors import in_scope
 from ..apis.data import innermost_datasets
 from ..apis.tasks import TASKS, Palette, Task, task_of
 from ..errors import UserError
@@ -79,7 +79,7 @@ def eager_predictor(config: Path, checkpoint: Path, device: torch.device | str =
     task = task_of(model)
 
     def predict(image: np.ndarray) -> np.ndarray:
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        with in_scope(cfg):
             return task.predict(model, image)
 
     return Predictor(task, **class_names(cfg, task.head(model), dataset_meta), predict=predict, model=model)
