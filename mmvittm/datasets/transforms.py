@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import Compose
@@ -38,7 +40,7 @@ class CheckImage(BaseTransform):
         try:
             with Image.open(results['img_path']) as image:
                 bits, orientation = _bits(image), _orientation(image)
-        except (KeyError, OSError):  # an image from memory, from a server or in a format that Pillow does not know
+        except (KeyError, OSError, Image.DecompressionBombError):  # not a file that Pillow knows, or too large for it
             return results
         if self.reads_8_bits and bits > 8:
             raise UserError(f'image {results["img_path"]} has {bits} bits per channel: convert it to 8')
@@ -150,7 +152,7 @@ class CheckLabels(BaseTransform):
 class Cached(BaseTransform):
     """Run transforms once on each image and keep the results in memory, for data sets of few large images.
 
-    The arrays are read-only, so that a later transform cannot change them in place.
+    The arrays are read-only, and other values are copied, so that a later transform cannot change them in place.
 
     Required keys:
 
@@ -172,7 +174,8 @@ class Cached(BaseTransform):
             for value in self._cache[path].values():
                 if isinstance(value, np.ndarray):
                     value.flags.writeable = False
-        return dict(self._cache[path])
+        cached = self._cache[path].items()
+        return {key: value if isinstance(value, np.ndarray) else copy.deepcopy(value) for key, value in cached}
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.transforms})'
