@@ -11,6 +11,7 @@ from mmvittm.apis.cli import add_common_arguments, run_tool
 from mmvittm.apis.config_errors import FirstStepHook, explain_config_errors
 from mmvittm.apis.data import check_data, check_distinct_names, innermost_datasets
 from mmvittm.apis.runner import build_runner, config_from_args
+from mmvittm.datasets import CheckedDataset
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
@@ -41,6 +42,12 @@ def draw_predictions(cfg: Config, folder: str) -> None:
     cfg.visualizer.save_dir = folder
 
 
+def check_files(dataset: CheckedDataset) -> None:
+    """Refuse images that are made in the pipeline: mmseg draws on their files."""
+    if 'img_path' not in dataset.get_data_info(0):
+        raise UserError(f'the images of a {type(dataset.dataset).__name__} are no files: leave out --show-dir')
+
+
 def use_tta(cfg: Config) -> None:
     if not cfg.get('tta_pipeline') or not cfg.get('tta_model'):
         raise UserError('--tta needs tta_pipeline and tta_model in the config')
@@ -68,6 +75,8 @@ def main() -> None:
         runner = build_runner(cfg, args.allow_pickle, args.verbose)
         if savers or (args.show_dir and 'enable' in cfg.default_hooks.visualization):
             check_distinct_names(runner.test_loop.dataloader.dataset)
+        if args.show_dir and 'draw' in cfg.default_hooks.visualization:
+            check_files(runner.test_loop.dataloader.dataset)
         runner.register_hook(dict(type='mmvittm.CheckpointFitHook', strict=True))
         runner.register_hook(first_step, 'LOWEST')
         metrics = runner.test()

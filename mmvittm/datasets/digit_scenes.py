@@ -73,11 +73,19 @@ def make_scene(number: int, seed: int, side: int, backgrounds: Sequence[str | Pa
 
 def _background(path: str | Path, side: int, random: np.random.Generator) -> np.ndarray:
     """A random square of an image, which is enlarged if it is smaller than ``side``."""
-    with Image.open(path) as image:
-        scale = max(1.0, side / min(image.size))
-        image = image.convert('RGB').resize([max(side, round(length * scale)) for length in image.size])
-        left, top = (int(random.integers(length - side, endpoint=True)) for length in image.size)
-        return np.array(image.crop((left, top, left + side, top + side)))
+    try:
+        image = Image.open(path).convert('RGB')
+    except OSError as error:
+        raise UserError(f'background {path} cannot be read ({error}): make the data set again') from error
+    scale = max(1.0, side / min(image.size))
+    image = image.resize([max(side, round(length * scale)) for length in image.size])
+    left, top = (int(random.integers(length - side, endpoint=True)) for length in image.size)
+    return np.array(image.crop((left, top, left + side, top + side)))
+
+
+def file_name(number: int) -> str:
+    """Return the name of a scene's files."""
+    return f'{number:06d}.png'
 
 
 @DATASETS.register_module()
@@ -141,6 +149,7 @@ class MakeDigitScene(BaseTransform):
 
     Added Keys:
 
+    - img_path (str): Name that ``tools/dataset_converters/digit_scenes.py`` gives to the image.
     - img (np.ndarray): BGR image of shape ``(S, S, 3)``.
     - gt_seg_map (np.ndarray): Labels of shape ``(S, S)``.
     - img_shape, ori_shape (tuple[int, int])
@@ -149,6 +158,7 @@ class MakeDigitScene(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Add image and labels to ``results``."""
         scene = make_scene(results['number'], **results['scene'])
+        results['img_path'] = file_name(results['number'])
         results['img'] = np.ascontiguousarray(scene.image[..., ::-1])
         results['img_shape'] = results['ori_shape'] = scene.labels.shape
         results['gt_seg_map'] = scene.labels

@@ -15,9 +15,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from mmvittm.apis.cli import run_tool
+from mmvittm.apis.cli import positive_int, run_tool
 from mmvittm.datasets import DigitScenesDataset
-from mmvittm.datasets.digit_scenes import Scene, make_scene
+from mmvittm.datasets.digit_scenes import Scene, file_name, make_scene
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_folder, atomic_path, names_in
 
@@ -34,14 +34,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--backgrounds', default='data/blue_marble', help='Blue Marble data set (default: %(default)s)')
     parser.add_argument('--fold', type=int, default=2, help='fold of the backgrounds (default: 2)')
     parser.add_argument('--held-out', action='store_true', help='held-out backgrounds and digits')
-    parser.add_argument('--scenes', type=int, default=1000, help='number of scenes (default: 1000)')
+    parser.add_argument('--scenes', type=positive_int, default=1000, help='number of scenes (default: 1000)')
     parser.add_argument('--side', type=int, default=256, help='pixels, 192 or more (default: 256)')
     parser.add_argument('--seed', type=int, default=0, help='(default: 0)')
     parser.add_argument('--overwrite', action='store_true', help=f'replace an existing {KIND}')
-    args = parser.parse_args()
-    if args.scenes < 1:
-        raise UserError(f'--scenes must be a whole number above 0, not {args.scenes}')
-    return args
+    return parser.parse_args()
 
 
 def grid(scenes: list[Scene]) -> Image.Image:
@@ -80,6 +77,8 @@ def annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
 def main() -> None:
     args = parse_args()
     console = Console()
+    if not Path(args.backgrounds, 'images').is_dir():
+        raise UserError(f'{args.backgrounds} holds no Blue Marble data set: make it with `mmvittm data blue-marble`')
     count = 12 if args.grid else args.scenes
     dataset = DigitScenesDataset(args.backgrounds, args.fold, args.held_out, count, args.side, args.seed)
     scenes = (make_scene(number, **dataset.scene) for number in range(count))
@@ -97,7 +96,7 @@ def main() -> None:
         for number, scene in enumerate(
             track(scenes, 'Writing scenes', total=args.scenes, console=Console(stderr=True))
         ):
-            name = f'{number:06d}.png'
+            name = file_name(number)
             Image.fromarray(scene.image).save(folder / 'images' / name)
             Image.fromarray(scene.labels).save(folder / 'annotations' / name)
             coco['images'].append(dict(id=number, file_name=name, height=args.side, width=args.side))
