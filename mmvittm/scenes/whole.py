@@ -9,6 +9,7 @@ recomputes the maps of any window from its pixels and decodes them. The state be
 import itertools
 from collections.abc import Iterable
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -164,6 +165,8 @@ class Scene:
             for tokens, cells in zip(self.grid, self.process_grid, strict=True)
         ]
         pooled = 0
+        count = prod(self.regions)
+        state = self._positions.new_empty(count, rows * columns // count, backbone.embed_dims)
         chunks = []
         step = max(1, self.chunk // columns)
         for top in track(progress, range(0, rows, step), 'embedding the image'):
@@ -171,7 +174,8 @@ class Scene:
             tokens = self._embed(band, range(columns))
             band_map = tokens[0].unflatten(0, (len(band), columns))
             pooled = pooled + torch.einsum('rwc,rg,wh->cgh', band_map, pooling[0][band], pooling[1])
-            chunks.append(split_regions(tokens, (len(band), columns), self.regions))
+            place = slice(*(row * columns // count for row in (band.start, band.stop)))
+            chunks.append(state[:, place].copy_(split_regions(tokens, (len(band), columns), self.regions)))
         process = split_regions(backbone.process_embed(pooled[None])[0], self.process_grid, self.regions)
         bias = backbone.attention_bias(self.process_grid, self.regions)
         self.process = []

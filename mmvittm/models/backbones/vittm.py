@@ -119,7 +119,8 @@ class ViTTMLayer(BaseModule):
 
         Args:
             process (Tensor): Process tokens ``(B, Np, C)``.
-            chunks (list[Tensor]): Memory tokens ``(B, N, C)``, replaced by those after the block.
+            chunks (list[Tensor]): Memory tokens ``(B, N, C)``, replaced by those after the block; without gradients,
+                in their own storage.
             read_fusion (Fusion): As in :meth:`forward`.
             write_fusion (Fusion): As in :meth:`forward`.
             write (bool): As in :meth:`forward`.
@@ -145,7 +146,9 @@ class ViTTMLayer(BaseModule):
         if write:
             head = partial(self.write_head.update, self.write_head.summarize(process))
             for index, chunk in enumerate(chunks):
-                chunks[index] = _checkpointed(write_to, chunk)
+                written = _checkpointed(write_to, chunk)
+                # in place: tokens that are freed chunk by chunk would leave gaps that the allocator cannot use
+                chunks[index] = written if torch.is_grad_enabled() else chunk.copy_(written)
         return process
 
 
@@ -224,7 +227,7 @@ class ViTTM(
     ``save_pretrained(folder)`` writes ``config.json`` and ``model.safetensors``; ``from_pretrained`` reads them from a
     folder or the Hugging Face Hub, and takes arguments to override.
 
-    Parameters that no output depends on stay in the model, so that a checkpoint fits every choice of outputs; they are
+    Parameters behind the last output stay in the model, so that a checkpoint fits every choice of outputs; they are
     frozen, and ``forward`` skips them.
 
     Raises:
@@ -531,7 +534,8 @@ class ViTTM(
         """Do the same with memory in chunks; where no output depends on the memory, the result has none."""
         after, together = {}, self.regions_together(regions)
         chunk = cast(int, self.memory_chunk)
-        process, chunks = streams.process, list(streams.memory.split(max(1, chunk // prod(regions)), 1))
+        memory = streams.memory if torch.is_grad_enabled() else streams.memory.clone()  # it may be a parameter
+        process, chunks = streams.process, list(memory.split(max(1, chunk // prod(regions)), 1))
         for index in range(self._depth):
             layer = self.layers[index]
             process = layer.forward_chunks(
