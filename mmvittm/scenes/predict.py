@@ -54,10 +54,11 @@ def predict_scene(
         UserError: If the model cannot run in this mode, the image cannot be used, the memory does not suffice, or a
             file cannot be written.
     """
+    image, labels = (Path(path).expanduser() for path in (image, labels))
     palette = model.dataset_meta['palette'] if palette is None else palette
     if model.out_channels == 1:
         raise UserError('a head with one logit for two classes is not supported: set out_channels=2')
-    _check(image, labels, palette, mode, memory, preview)
+    _check(image, labels, palette, model.out_channels, mode, memory, preview)
     with open_raster(image, positive_int('reduce', reduce)) as raster, torch.inference_mode(), ExitStack() as files:
         predictions = _whole(model, raster, memory, progress) if mode == 'whole' else slide(model, raster, progress)
         painting = files.enter_context(atomic_path(preview)) if preview else None
@@ -65,13 +66,14 @@ def predict_scene(
             for window, classes in predictions:
                 writer.write(classes, window)
         if painting:
-            paint(raster, Path(labels), palette, PREVIEW_SIDE).save(painting)
+            paint(raster, labels, palette, PREVIEW_SIDE).save(painting)
 
 
 def _check(
-    image: str | Path,
-    labels: str | Path,
+    image: Path,
+    labels: Path,
     palette: Sequence[Sequence[int]],
+    num_classes: int,
     mode: str,
     memory: float | None,
     preview: str | Path | None,
@@ -80,8 +82,10 @@ def _check(
         raise UserError(f'unknown mode {mode!r}: choose one of {", ".join(MODES)}')
     if memory is not None and mode != 'whole':
         raise UserError(f"the memory limit is for one pass: leave it out in the mode '{mode}'")
-    if len(palette) > 255:
-        raise UserError(f'a label map of 8 bits cannot hold {len(palette)} classes')
+    if num_classes > 256:
+        raise UserError(f'a label map of 8 bits cannot hold {num_classes} classes')
+    if not num_classes <= len(palette) <= 256:
+        raise UserError(f'palette has {len(palette)} colours for {num_classes} classes: give one for each')
     if preview and Path(preview).suffix.lower() not in PREVIEW_SUFFIXES:
         raise UserError(f'preview {preview} must be one of {", ".join(PREVIEW_SUFFIXES)}')
     paths = [Path(path).expanduser().resolve() for path in (image, labels, preview) if path]

@@ -8,6 +8,7 @@ from mmseg.models import EncoderDecoder
 from rich.progress import Progress
 
 from ..errors import UserError
+from ..models.builder import size_2d
 from .inputs import label_map, padded_size, read_normalized, track
 from .rasters import Raster, Window
 
@@ -43,8 +44,11 @@ def _crop_and_stride(model: EncoderDecoder) -> tuple[tuple[int, int], tuple[int,
     crop = model.test_cfg.get('crop_size') or getattr(model.backbone, 'img_size', None)
     if crop is None:
         raise UserError('the config gives no model.test_cfg.crop_size to slide with')
-    crop = (crop, crop) if isinstance(crop, int) else tuple(crop)
-    return crop, tuple(model.test_cfg.get('stride') or (max(1, side * 2 // 3) for side in crop))
+    crop = size_2d('crop_size', crop)
+    stride = size_2d('stride', model.test_cfg.get('stride') or tuple(max(1, side * 2 // 3) for side in crop))
+    if stride[0] > crop[0] or stride[1] > crop[1]:
+        raise UserError(f'model.test_cfg.stride={stride} leaves gaps between crops of {crop}: make it smaller')
+    return crop, stride
 
 
 def _starts(side: int, crop: int, stride: int) -> list[int]:
