@@ -1,14 +1,13 @@
 """Turn a training checkpoint into a file to publish: only the weights, with the names of the classes.
 
 With an EMAHook, these are the averaged weights, as in tools/test.py. The name gets the first eight digits of the
-SHA-256 sum, which torch.hub checks when it downloads the file: vittm.pth becomes vittm-1a2b3c4d.pth.
+SHA-256 sum, as in OpenMMLab's model zoos: vittm.pth becomes vittm-1a2b3c4d.pth.
 """
 
 import argparse
 import hashlib
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from mmvittm.apis.cli import run_tool
 from mmvittm.apis.weight_files import check_suffix, serialize, sha256
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, require_writable
-from mmvittm.weights.loading import load_checkpoint_file, weights_of
+from mmvittm.weights.loading import load_in_mmengine_layout
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,13 +41,10 @@ def main() -> None:
     args = parse_args()
     check_suffix(args.out)
     require_writable(args.out.parent)
-    checkpoint = load_checkpoint_file(args.checkpoint)
-    weights = weights_of(checkpoint)
-    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise UserError(f'{args.checkpoint} holds no state_dict of tensors: give a checkpoint of tools/train.py')
+    checkpoint = load_in_mmengine_layout(args.checkpoint)
+    weights, trained = checkpoint['state_dict'], checkpoint['meta']
     if args.fp16:
         weights = {key: half(key, value) for key, value in weights.items()}
-    trained = checkpoint.get('meta', {})
     meta = {key: trained[key] for key in ('dataset_meta', 'epoch', 'iter') if key in trained}
     meta |= dict(
         source=args.checkpoint.name, source_sha256=sha256(args.checkpoint), mmvittm_version=mmvittm.__version__

@@ -1,16 +1,18 @@
 """Reading checkpoint files, and the weights in them."""
 
+import json
 import pickle
 import re
 import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -116,9 +118,19 @@ def load_in_mmengine_layout(
         weights = weights_of(checkpoint)
     except UserError as error:
         raise UserError(f'checkpoint {path}: {error}') from error
-    meta = checkpoint.get('meta')
+    meta = _metadata(path) if Path(path).suffix == '.safetensors' else checkpoint.get('meta')
     rest = checkpoint if isinstance(checkpoint.get('state_dict'), Mapping) else {}
     return {**rest, 'state_dict': weights, 'meta': meta if isinstance(meta, dict) else {}}
+
+
+def _metadata(path: str | Path) -> dict[str, Any]:
+    """Return the metadata of a safetensors file, whose values are JSON or plain text."""
+    with safe_open(Path(path).expanduser(), 'pt') as file:
+        metadata = file.metadata() or {}
+    for key, value in metadata.items():
+        with suppress(ValueError):
+            metadata[key] = json.loads(value)
+    return metadata
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:

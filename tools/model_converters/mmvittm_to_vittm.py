@@ -17,7 +17,7 @@ from mmvittm.weights import authors_to_mmvittm, infer_authors_arch, mmvittm_to_a
 from mmvittm.weights.loading import unwrapped
 
 # Modules of a segmentor that the authors' layout, a classifier's, does not have.
-SEGMENTOR_ONLY = ('decode_head.', 'auxiliary_head.', 'data_preprocessor.')
+SEGMENTOR_ONLY = ('neck.', 'decode_head.', 'auxiliary_head.', 'data_preprocessor.')
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,7 +38,7 @@ def main() -> None:
         if 'ema_state_dict' in checkpoint:
             console.print('Converted the averaged weights.')
         if len(ours) < len(weights):
-            console.print(f'Dropped {len(weights) - len(ours)} weights of the decode heads.')
+            console.print(f'Dropped {len(weights) - len(ours)} weights of neck and heads.')
         return theirs
 
     convert_file(args.src, args.dst, Path(__file__).name, convert)
