@@ -17,7 +17,7 @@ RESUMED_FROM = 'resumed_from'  # the same for a checkpoint of another folder, un
 
 def newest_checkpoint(
     work_dir: str | Path, folder: str | Path | None = None, allow_pickle: bool = False
-) -> Path | None:
+) -> Path | str | None:
     """Return the checkpoint from which the training in ``work_dir`` continues; warn about damaged ones.
 
     ``last_checkpoint`` gives its name. Without that, it is the one of the most iterations. The folder that
@@ -30,12 +30,15 @@ def newest_checkpoint(
         allow_pickle (bool): Let checkpoints run code. Defaults to False.
 
     Returns:
-        Path, optional: None if the training has not saved any.
+        Path | str, optional: A URL if the run was resumed from one and has not saved a checkpoint yet; None if the
+        training has not saved any.
 
     Raises:
         UserError: If there are checkpoints and all are damaged.
     """
     if start := read_path(Path(work_dir, RESUMED_FROM)):
+        if '://' in start:
+            return start
         _check_start(Path(work_dir), start, allow_pickle)
         return Path(start)
     folder = Path(folder or work_dir)
