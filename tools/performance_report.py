@@ -9,7 +9,6 @@ that file. The machine must do nothing else; --only measures a part.
 import argparse
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pages import markdown, write_section
 from rich.console import Console
 
 from mmvittm.apis.cli import positive_int, run_tool
+from mmvittm.benchmark.machine import hardware_slug
 from mmvittm.benchmark.report import cells, displayed, plot_growth, plot_ratios, save, to_frame
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, require_writable
@@ -102,8 +102,8 @@ def write_results(out_dir: Path) -> Path:
                 machine='{cpu}, {cores} cores, {cpu_isa}, {threads} threads'.format(**machine),
                 packages=', '.join(f'{package} {version}' for package, version in versions.items()),
             )
-            hardware = re.sub(r'[^a-z0-9]+', '-', f'{machine["cpu"]}-{machine["cpu_isa"]}'.lower())
-            names.add(f'fps-cpu-{hardware}-{machine["threads"]}t-torch{versions["torch"].partition("+")[0]}.csv')
+            torch_version = versions['torch'].partition('+')[0]
+            names.add(f'fps-cpu-{hardware_slug(machine)}-{machine["threads"]}t-torch{torch_version}.csv')
             frames.append(to_frame(report['results']).assign(measurement=name, **source))
     if not frames:
         raise UserError(f'no results in {out_dir}: every measurement failed, see the logs there')

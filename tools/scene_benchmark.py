@@ -8,7 +8,6 @@ of the same model are not tried. Times need an idle machine; memory does not (--
 import argparse
 import json
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from rich.console import Console
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import build_model, load_config
-from mmvittm.benchmark.machine import describe_machine
+from mmvittm.benchmark.machine import describe_machine, hardware_slug
 from mmvittm.benchmark.profiling import peak_memory
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
@@ -171,9 +170,7 @@ def read_results(path: Path) -> pd.DataFrame:
 
 
 def results_path() -> Path:
-    machine = describe_machine('cpu')
-    hardware = re.sub(r'[^a-z0-9]+', '-', f'{machine["cpu"]}-{machine["cpu_isa"]}'.lower())
-    return Path(f'results/scenes/scenes-cpu-{hardware}.csv')
+    return Path(f'results/scenes/scenes-cpu-{hardware_slug(describe_machine("cpu"))}.csv')
 
 
 def measure_all(args: argparse.Namespace, console: Console) -> Path:

@@ -28,6 +28,11 @@ def describe_machine(device: str, packages: Iterable[str] = ()) -> dict:
     )
 
 
+def hardware_slug(machine: dict) -> str:
+    """Return processor and vector instructions of :func:`describe_machine` as a part of a file name."""
+    return re.sub(r'[^a-z0-9]+', '-', f'{machine["cpu"]}-{machine["cpu_isa"]}'.lower())
+
+
 def cpu_name(cpuinfo: Path = Path('/proc/cpuinfo')) -> str:
     """Processor name from Linux, elsewhere from :mod:`platform`."""
     found = re.search(r'model name\s*: (.+)', cpuinfo.read_text()) if cpuinfo.is_file() else None
