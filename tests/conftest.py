@@ -32,6 +32,14 @@ def no_default_scope():
     DefaultScope._instance_dict.clear()
 
 
+@pytest.fixture(autouse=True, scope='session')
+def default_fold():
+    """The fold of Blue Marble that the configs name, whatever the user's shell says."""
+    with mock.patch.dict(os.environ):
+        os.environ.pop('BLUE_MARBLE_FOLD', None)
+        yield
+
+
 @pytest.fixture
 def full_disk():
     """Files may not grow beyond 4 kB, which writing reports as a full disk does."""

@@ -1,11 +1,14 @@
 """Users' mistakes with train.py and test.py: each ends with one sentence and exit status 1."""
 
 import re
+import resource
 import runpy
 import shlex
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,9 +16,13 @@ import torch
 from fuzz import Case, judge
 from fuzz import tool as run_script
 from helpers.data import save, write_segmentation_set
+from helpers.tools import load_tool
+from mmengine.config import Config
 
 import mmvittm
 from mmvittm.apis.config import build_model, load_config
+from mmvittm.engine import ResumableIterLoop, StopOnSignalHook
+from mmvittm.errors import UserError
 from mmvittm.weights.loading import load_checkpoint_file
 
 ROOT = Path(__file__).parents[1]
@@ -69,12 +76,6 @@ def checkpoint(tmp_path_factory) -> Path:
     ('options', 'sentence'),
     [
         (['model.backbone.arch=huge'], "unknown arch 'huge': choose one of tiny, small, base, large"),
-        (['model.backbone.rw_head.type=Attention'], "unknown read/write head 'Attention'"),
-        (['model.backbone.fusion.type=Mul'], "unknown fusion 'Mul'"),
-        (['model.backbone.out_stream=latent'], "unknown out_stream 'latent'"),
-        (['model.backbone.out_indices=[0,1,2,12]'], 'out index 12 does not exist: the blocks are 0 … 11'),
-        (['model.backbone.memory_embed.patch_size=0'], 'patch_size must be a whole number above 0'),
-        (['model.backbone.memory_embed.patch_size=300'], 'patch_size 300×300 is larger than img_size 256×256'),
         (['model.backbone.out_indexes=[0]'], "unexpected keyword argument 'out_indexes', did you mean 'out_indices'?"),
         (['model.backbone.type=mmvittm.ViTMM'], "unknown type 'mmvittm.ViTMM', did you mean 'mmvittm.ViTTM'?"),
         (
@@ -219,6 +220,16 @@ def test_bad_checkpoint(tool, small_set, checkpoint, tmp_path, monkeypatch, writ
     assert not (tmp_path / 'pwned').exists()
 
 
+@pytest.fixture
+def limited_memory():
+    """Have 12 TB refused on every machine; CUDA alone reserves more addresses than the limit."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    if not torch.cuda.is_available():
+        resource.setrlimit(resource.RLIMIT_AS, (24 << 30, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
 @pytest.mark.parametrize(
     ('words', 'sentence'),
     [
@@ -234,7 +245,7 @@ def test_bad_checkpoint(tool, small_set, checkpoint, tmp_path, monkeypatch, writ
         (['fps_benchmark.py', DEMO, '--shape', '1000000'], 'error: out of memory ('),
     ],
 )
-def test_bad_argument(monkeypatch, tmp_path, words, sentence):
+def test_bad_argument(monkeypatch, tmp_path, limited_memory, words, sentence):
     for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT', 'SLURM_PROCID'):
         monkeypatch.delenv(name, raising=False)
     result = judge(Case('', lambda folder: run_script(*words)), tmp_path)
@@ -247,6 +258,20 @@ def test_malformed_cfg_options(tmp_path, option):
     assert result.text.endswith(
         f'--cfg-options takes pairs such as key=value or "key=[1,2]", not {shlex.quote(option)}'
     )
+
+
+UNMET = {
+    'signal': (lambda: StopOnSignalHook().before_train(SimpleNamespace(hooks=[])), 'StopOnSignalHook needs default_'),
+    'loop': (lambda: ResumableIterLoop(mock.Mock(), dict(batch_sampler=1)), 'without batch_sampler'),
+    'amp': (lambda: load_tool('train.py').use_amp(Config(dict(optim_wrapper=dict(type='X')))), '--amp needs .* has X'),
+    'show': (lambda: load_tool('test.py').draw_predictions(Config(dict()), 'folder'), '--show-dir needs default_hooks'),
+}
+
+
+@pytest.mark.parametrize(('call', 'sentence'), UNMET.values(), ids=UNMET)
+def test_needs_of_hooks_and_options(call, sentence):
+    with pytest.raises(UserError, match=sentence):
+        call()
 
 
 def test_predictions_of_two_images_of_one_name(tool, small_set, checkpoint, tmp_path):

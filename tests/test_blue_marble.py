@@ -378,6 +378,14 @@ def test_check_labels_sees_reduced_labels(tmp_path):
         TRANSFORMS.build(dict(type='mmvittm.CheckLabels', num_classes=2))(results)
 
 
+def test_check_labels_of_a_turned_image():
+    check = TRANSFORMS.build(dict(type='mmvittm.CheckLabels', num_classes=2))
+    results = dict(img_path='a.jpg', seg_map_path='a.png', ori_shape=(40, 30), exif_orientation=6)
+    check(results | dict(gt_seg_map=np.zeros((40, 30), np.uint8)))
+    with pytest.raises(UserError, match='30×40 pixels and its image 40×30, turned by its EXIF orientation 6'):
+        check(results | dict(gt_seg_map=np.zeros((30, 40), np.uint8)))
+
+
 @pytest.mark.parametrize('num_classes', [0, -1, 2.5, '6', None])
 def test_check_labels_bad_argument(num_classes):
     with pytest.raises(UserError, match='positive integer'):

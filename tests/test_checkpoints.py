@@ -83,6 +83,11 @@ def test_checkpoints_in_another_folder(work_dir, tmp_path):
     assert newest_checkpoint(tmp_path / 'e1', tmp_path / 'out') == path
 
 
+def test_a_run_that_began_from_a_url(tmp_path):
+    (tmp_path / 'resumed_from').write_text('https://example.org/iter_9.pth')
+    assert newest_checkpoint(tmp_path) == 'https://example.org/iter_9.pth'
+
+
 def write_other_zip(path: Path) -> None:
     with zipfile.ZipFile(path, 'w') as file:
         file.writestr('notes.txt', 'not a checkpoint')

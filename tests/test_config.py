@@ -264,17 +264,22 @@ def test_yaml_config_with_a_tuple(tmp_path):
     assert load_config(tmp_path / 'a.yaml').sizes == (1, 2)
 
 
-@pytest.mark.parametrize('value', [2, -1, 1.0, float('nan')])
-def test_value_that_makes_no_sense(tmp_path, value):
+@pytest.mark.parametrize(
+    ('option', 'value', 'sentence'),
+    [
+        ('model.backbone.drop_path_rate', 2, 'must be at least 0 and below 1, not 2'),
+        ('model.backbone.drop_path_rate', -1, 'must be at least 0 and below 1, not -1'),
+        ('model.backbone.drop_path_rate', 1.0, 'must be at least 0 and below 1, not 1.0'),
+        ('model.backbone.drop_path_rate', float('nan'), 'must be at least 0 and below 1, not nan'),
+        ('optim_wrapper.clip_grad.max_norm', -1, 'must be a number above 0'),
+        ('train_cfg.val_interval', {'type': 'X'}, r"must be a number above 0, not \{'type': 'X'\}"),
+        ('data_preprocessor.std', [1, 0, 1], 'must be a number above 0, not 0'),
+    ],
+)
+def test_value_that_makes_no_sense(tmp_path, option, value, sentence):
     (tmp_path / 'a.py').write_text('model = dict(backbone=dict(drop_path_rate=0.1))')
-    with pytest.raises(UserError, match=r'model.backbone.drop_path_rate must be at least 0 and below 1, not'):
-        load_config(tmp_path / 'a.py', {'model.backbone.drop_path_rate': value})
-    with pytest.raises(UserError, match=r'clip_grad.max_norm must be a number above 0'):
-        load_config(tmp_path / 'a.py', {'optim_wrapper.clip_grad.max_norm': -1})
-    with pytest.raises(UserError, match=r"train_cfg.val_interval must be a number above 0, not \{'type': 'X'\}"):
-        load_config(tmp_path / 'a.py', {'train_cfg.val_interval': {'type': 'X'}})
-    with pytest.raises(UserError, match=r'data_preprocessor.std must be a number above 0, not 0'):
-        load_config(tmp_path / 'a.py', {'data_preprocessor.std': [1, 0, 1]})
+    with pytest.raises(UserError, match=f'{option} {sentence}'):
+        load_config(tmp_path / 'a.py', {option: value})
 
 
 def test_error_that_is_not_the_configs():

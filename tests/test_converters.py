@@ -505,7 +505,9 @@ def test_converted_files_are_complete(converted):
 def test_way_back_of_a_training_checkpoint(run_tool, tmp_path):
     golden = Golden.load('linear_layer_scale')
     backbone = golden.build_backbone()
-    segmentor = torch.nn.ModuleDict(dict(backbone=backbone, decode_head=torch.nn.Conv2d(16, 2, 1)))
+    segmentor = torch.nn.ModuleDict(
+        dict(backbone=backbone, neck=torch.nn.Conv2d(16, 16, 1), decode_head=torch.nn.Conv2d(16, 2, 1))
+    )
     hook = EMAHook()
     hook.before_run(SimpleNamespace(model=segmentor))  # the average starts as the authors' weights
     randomize(segmentor)
@@ -517,7 +519,7 @@ def test_way_back_of_a_training_checkpoint(run_tool, tmp_path):
         'model_converters/mmvittm_to_vittm.py', tmp_path / 'iter_7.pth', tmp_path / 'theirs.pth', '--num-heads', 2
     )
     assert done.returncode == 0, done.stderr
-    assert 'averaged' in done.stdout and 'Dropped 2 weights' in done.stdout
+    assert 'averaged' in done.stdout and 'Dropped 4 weights of neck and heads' in done.stdout
     classifier = ('head.', 'fc_norm', 'process_head.')
     expected = {key: value for key, value in used_weights(golden).items() if not key.startswith(classifier)}
     assert_same(torch.load(tmp_path / 'theirs.pth', weights_only=True)['state_dict'], expected)
@@ -651,7 +653,13 @@ def bad_input(kind, folder):
     elif kind == 'text.safetensors':
         (folder / kind).write_text('not weights')
     else:
-        targets = {'same': good, 'folder': folder, 'in_a_file': good / 'ours.pth', 'suffix': folder / 'ours.npz'}
+        (folder / 'folder.pth').mkdir()
+        targets = {
+            'same': good,
+            'folder': folder / 'folder.pth',
+            'in_a_file': good / 'ours.pth',
+            'suffix': folder / 'ours.npz',
+        }
         return (good, targets[kind]) if kind in targets else (folder / kind, out)
     return folder / kind, out
 
@@ -669,7 +677,7 @@ def bad_input(kind, folder):
         ('list.pth', 'holds a list'),
         ('vit.pth', r'layout of .*unknown: '),
         ('same', 'SRC and DST are both'),
-        ('folder', 'it is a folder|name it .pth'),
+        ('folder', 'it is a folder'),
         ('in_a_file', 'cannot write'),
         ('suffix', 'name it .pth'),
     ],

@@ -14,7 +14,7 @@ from conftest import ROOT
 from helpers.deployment import METADATA_0_1_0, make_models, needs_torch_export, photograph, write_onnx
 from helpers.survival import free_port, rank_environment
 from helpers.tiny import images, one_thread, randomize, tiny_vittm
-from helpers.tools import call_tool
+from helpers.tools import call_tool, load_tool
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmpretrain.models import VisionTransformer
@@ -196,14 +196,19 @@ def test_an_export_says_how_to_use_it(segmentor_file):
     assert (metadata.config, metadata.checkpoint) == ('segmentor', 'segmentor.pth')
 
 
-def test_an_export_of_0_1_0_loads_and_predicts(tmp_path):
-    weight = write_onnx(tmp_path / 'old.onnx')
+@pytest.mark.parametrize('aligned', [False, True])
+def test_an_export_of_0_1_0_loads_and_predicts(tmp_path, aligned):
+    weight = write_onnx(tmp_path / 'old.onnx', json.dumps(json.loads(METADATA_0_1_0) | dict(align_corners=aligned)))
     image = photograph(*TOOL, seed=3)
     inputs = (image[..., ::-1].astype(np.float32) - [120, 115, 100]) / [58, 57, 56]
     inputs = torch.from_numpy(inputs.transpose(2, 0, 1).astype(np.float32))
     logits = F.conv2d(inputs[None], torch.from_numpy(weight), stride=4)
-    expected = F.interpolate(logits, TOOL, mode='bilinear').argmax(1)[0].numpy()
+    expected, other = (
+        F.interpolate(logits, TOOL, mode='bilinear', align_corners=corners).argmax(1)[0].numpy()
+        for corners in (aligned, not aligned)
+    )
     assert len(np.unique(expected)) == 3
+    assert (expected != other).any()
 
     predictor = exported_predictor(tmp_path / 'old.onnx')
     np.testing.assert_array_equal(predictor.predict(image), expected)
@@ -239,6 +244,12 @@ def test_metadata_that_makes_no_sense(tmp_path, change, sentence):
     write_onnx(tmp_path / 'a.onnx', json.dumps(json.loads(METADATA_0_1_0) | change))
     with pytest.raises(UserError, match=sentence):
         exported_predictor(tmp_path / 'a.onnx').predict(photograph(20, 30))
+
+
+def test_metrics_of_single_streams_are_left_out():
+    tool, accuracy = load_tool('deployment/test.py'), dict(type='Accuracy')
+    assert tool._without_streams([accuracy, dict(type='mmvittm.StreamAccuracy', stream='memory')]) == [accuracy]
+    assert tool._without_streams(accuracy) == accuracy
 
 
 def test_a_file_of_another_origin_is_refused(tmp_path):
@@ -462,15 +473,19 @@ def test_unknown_choices_are_refused(models, monkeypatch, tmp_path, capsys, opti
 
 DATA = dict(dataset=dict(type='mmseg.BaseSegDataset', metainfo=dict(classes=['x', 'y'], palette=[[1] * 3, [2] * 3])))
 
+STREETS = dict(dataset=dict(type='CityscapesDataset', metainfo=dict(classes=('car', 'road')), data_root='nowhere'))
+
 
 @pytest.mark.parametrize(
     ('cfg', 'dataset_meta', 'classes', 'colour'),
     [
         (dict(test_dataloader=DATA), dict(CLASSES=['a', 'b'], PALETTE=[[3, 3, 3]] * 2), ('a', 'b'), (3, 3, 3)),
         (dict(test_dataloader=DATA), {}, ('x', 'y'), (1, 1, 1)),
+        (dict(default_scope='mmseg', test_dataloader=STREETS), {}, ('car', 'road'), (0, 0, 142)),
         ({}, {}, ('0', '1'), (31, 119, 180)),
+        ({}, dict(CLASSES=['a', 'b'], PALETTE=[[3, 3, 3]]), ('a', 'b'), (31, 119, 180)),
     ],
-    ids=['checkpoint', 'data', 'neither'],
+    ids=['checkpoint', 'data', 'classes of the data', 'neither', 'palette too short'],
 )
 def test_class_names_come_from(cfg, dataset_meta, classes, colour):
     names = class_names(Config(cfg), SimpleNamespace(num_classes=2), dataset_meta)

@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from conftest import ROOT
 from helpers.tools import call_tool
 from mmseg.registry import DATASETS
 from PIL import Image
 
 import mmvittm  # noqa: F401  (makes the scope known)
+from mmvittm.apis.config import build_model, load_config
 from mmvittm.datasets.digit_scenes import load_digits, make_scene
 from mmvittm.errors import UserError
 
@@ -56,8 +59,29 @@ def test_dataset_makes_its_scenes(blue_marble):
     assert columns[1] == {'02', '08', '14'}
     assert not columns[0] & columns[1]
     item = training[3]
-    assert item['inputs'].shape == (3, 256, 256)
-    assert set(np.unique(item['data_samples'].gt_sem_seg.data)) <= set(range(11))
+    scene = make_scene(3, **training.get_data_info(3)['scene'])
+    np.testing.assert_array_equal(item['inputs'].permute(1, 2, 0), scene.image[..., ::-1])  # BGR
+    np.testing.assert_array_equal(item['data_samples'].gt_sem_seg.data[0], scene.labels)
+
+
+def test_predictions_are_saved_and_not_drawn(blue_marble, tmp_path, run_tool):
+    config = ROOT / 'configs/vittm/vittm-t_16-32_upernet_1xb8-4k_digit-scenes-256x256.py'
+    cfg = load_config(config, dict(default_scope='mmseg'))
+    torch.save(dict(state_dict=build_model(cfg).state_dict()), tmp_path / 'weights.pth')
+    data = f'test_dataloader.dataset.data_root={blue_marble}', 'test_dataloader.dataset.num_scenes=2'
+    options = ('--work-dir', tmp_path / 'work', '--cfg-options', *data)
+    done = run_tool('test.py', config, tmp_path / 'weights.pth', '--out', tmp_path / 'out', *options)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['000000.png', '000001.png', 'metrics.json']
+    done = run_tool('test.py', config, tmp_path / 'weights.pth', '--show-dir', tmp_path / 'show', *options)
+    assert done.stderr.endswith('error: the images of a DigitScenesDataset are no files: leave out --show-dir\n')
+
+
+def test_an_unreadable_background(backgrounds, tmp_path):
+    path = tmp_path / 'cut.png'
+    path.write_bytes(backgrounds[0].read_bytes()[:2000])
+    with pytest.raises(UserError, match=r'background .*cut.png cannot be read \(.*truncated'):
+        make_scene(0, 0, 256, [path], False)
 
 
 def test_a_side_that_is_too_small(blue_marble):
@@ -87,7 +111,6 @@ def test_folder_and_coco(run_tool, blue_marble, tmp_path):
     ('arguments', 'sentence'),
     [
         ([], 'exists: pass --overwrite to replace it'),
-        (['--scenes', 0], '--scenes must be a whole number above 0, not 0'),
         (['--overwrite'], 'holds other files than a data set of digit scenes'),
     ],
 )

@@ -4,7 +4,6 @@ import json
 import os
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from helpers.data import save
+from helpers.survival import free_port, rank_environment
 from helpers.tiny import tiny_backbone
 
 from mmvittm.apis.config import load_config
@@ -105,12 +105,6 @@ ONE = {
 }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
-
-
 def write_project(folder: Path) -> None:
     """Write the configs and a few images to segment and classify."""
     for name, text in ONE.items():
@@ -131,10 +125,6 @@ def train(name: str, *args: str) -> None:
     sys.argv = ['train.py', f'{name}.py', '--work-dir', f'work/{name}', *args]
     sys.argv += ['--cfg-options', f'visualizer.name={name}{len(args)}']  # mmengine allows each name once per process
     runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
-
-
-def rank_environment(rank: int, port: int) -> dict[str, str]:
-    return dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
 
 
 def worker(index: int, folder: Path, port: int) -> None:

@@ -132,6 +132,15 @@ def test_cached_transforms_run_once():
     assert calls == ['a.png', 'b.png']
 
 
+def test_lists_in_the_cache_do_not_grow():
+    """A later LoadAnnotations appends to ``seg_fields``, and RandomFlip would flip the labels once for each entry."""
+    cached = Cached([lambda results: results])
+    for _ in range(3):
+        out = cached(dict(img_path='a.png', seg_fields=[]))
+        out['seg_fields'].append('gt_seg_map')
+        assert out['seg_fields'] == ['gt_seg_map']
+
+
 def test_what_is_cached_is_checked(earth):
     init_default_scope('mmseg')
     scene = load_config(CONFIGS[0]).train_dataloader.dataset | dict(data_root=str(earth))

@@ -7,6 +7,7 @@ import pytest
 from fuzz import FAULTS, REFUSED, base_config, forget, fuzz, write_data
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
+from torch.utils.data import Dataset
 
 from mmvittm.apis.data import check_data, check_distinct_names
 from mmvittm.datasets import CheckedDataset
@@ -103,6 +104,26 @@ def test_checks_are_in_nested_pipelines(tmp_path):
         FAULTS['label without a class'][0](None, tmp_path / 'validation' / 'labels' / '1.png', 0)
         with pytest.raises(UserError, match='has label 2, outside 0 to 1'):
             list(CheckedDataset(dict(type='ConcatDataset', datasets=[cfg])))
+
+
+class Sines(Dataset):
+    """A user's data set, of PyTorch alone."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        raise ValueError('my own error')
+
+
+def test_a_data_set_of_pytorch():
+    cfg = dict(type=Sines, count=2)
+    check_data(Config(dict(default_scope='mmseg', val_dataloader=dict(dataset=cfg))), 'val_dataloader')
+    with pytest.raises(ValueError, match='my own error'):
+        CheckedDataset(cfg)[0]
 
 
 def test_names_of_predictions_are_distinct(tmp_path):

@@ -177,7 +177,6 @@ def test_state_dict_of_an_ema_hook_is_the_average(tmp_path):
 
     torch.manual_seed(0)
     model, spy = Model(), WeightsOfEveryStep()
-    average = {key: value.clone() for key, value in model.state_dict().items()}
     data = [dict(inputs=torch.randn(3)) for _ in range(8)]
     runner = Runner(
         model,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 from helpers.data import save, write_segmentation_set
+from helpers.tiny import one_thread  # noqa: F401
 from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.utils import digit_version
@@ -45,14 +46,6 @@ model = dict(data_preprocessor=dict(size=(64, 64)), backbone=dict(img_size=64))
 train_cfg = dict(max_iters=2, val_interval=2)
 default_hooks = dict(logger=dict(interval=1))
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope='module')

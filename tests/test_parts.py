@@ -77,7 +77,7 @@ def test_components_are_registered_and_exported(components, names):
 # Read/write heads
 
 
-@pytest.mark.parametrize('source_tokens', [8, 9])  # with more than the 8 key features it averages first
+@pytest.mark.parametrize('source_tokens', [4, 9])  # up to 5 tokens it projects first
 def test_linear_attention_is_its_quadratic_form(source_tokens):
     head, source, query = build_head('LinearAttention', latent_ratio=2), tokens(source_tokens), tokens(4, seed=4)
     q, k, v = head.q(query), head.k(source), head.v(source)
@@ -97,7 +97,8 @@ def test_focused_features_are_powers_of_the_same_norm():
         powers = positive**3
         expected = powers * positive.norm(dim=-1, keepdim=True) / powers.norm(dim=-1, keepdim=True)
         torch.testing.assert_close(found[..., h], expected)
-    tiny = head.features(x.float() * 1e-12)  # whose cubes underflow
+    sharp = build_head('FocusedLinearAttention', latent_ratio=2, focusing_factor=200)
+    tiny = sharp.features(x.float() * 1e-12)  # whose powers underflow
     assert tiny.isfinite().all()
     assert (tiny > 0).any(-1).all()
 
@@ -133,6 +134,8 @@ def test_linear_attention_ignores_features_no_key_has():
     torch.nn.init.zeros_(head.k.weight)
     head.k.bias.data[0] = -200  # elu + 1 is 0 there, in fp32
     assert head(source, query).isfinite().all()
+    merged = head.merge([head.summarize(chunk) for chunk in source.split(4, 1)])
+    torch.testing.assert_close(head.update(merged, query), head(source, query))
 
 
 @pytest.mark.parametrize('name', ATTENTION_HEADS)
@@ -425,9 +428,13 @@ def test_heads_over_many_large_tokens(name, source_tokens, dtype, autocast):
         head, source, query = head.to(dtype), source.to(dtype), query.to(dtype)
     expected = deepcopy(head).double()(source.double(), query.double())
     with torch.autocast('cpu', dtype, enabled=autocast):
-        update = head(source, query)
-    assert update.isfinite().all()
-    assert relative_error(update, expected) < {torch.bfloat16: 2e-2, torch.float16: 5e-3}[dtype]
+        updates = [head(source, query)]
+        if name in ATTENTION_HEADS:
+            chunks = [head.summarize(chunk) for chunk in source.split(1000, 1)]
+            updates.append(head.update(head.merge(chunks), query))
+    for update in updates:
+        assert update.isfinite().all()
+        assert relative_error(update, expected) < {torch.bfloat16: 2e-2, torch.float16: 5e-3}[dtype]
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mmvittm.apis.config import build_model, load_config
+from mmvittm.weights.loading import load_in_mmengine_layout
 
 META = dict(classes=('sea', 'land', 'ice'), palette=[[0, 0, 255], [0, 255, 0], [255, 255, 255]])
 
@@ -121,6 +122,13 @@ def test_safetensors(publish, trained, tmp_path):
     torch.testing.assert_close(load_file(path), averaged, rtol=0, atol=0)
     with safe_open(path, 'pt') as file:
         assert '"classes": ["sea", "land", "ice"]' in file.metadata()['dataset_meta']
+    assert load_in_mmengine_layout(path)['meta']['dataset_meta']['classes'] == ['sea', 'land', 'ice']
+
+
+def test_a_checkpoint_without_meta(publish, tmp_path):
+    torch.save(dict(meta=None, state_dict=dict(w=torch.ones(2))), tmp_path / 'source.pth')
+    assert publish(tmp_path / 'source.pth', tmp_path / 'small.pth')[0] == 0
+    assert torch.load(only_file(tmp_path, 'small-*.pth'))['state_dict']['w'].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(

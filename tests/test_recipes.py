@@ -201,6 +201,7 @@ def test_layer_wise_decay_is_an_option(config, options, head):
     scales = {group['param_name']: group['lr_scale'] for group in groups}
     assert scales.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert scales[head] == 1
+    assert scales.get('backbone.process_norm.weight', 1) == 1
     assert scales['backbone.layers.11.read_head.q.weight'] == pytest.approx(0.75)
     assert scales['backbone.layers.0.read_norm.weight'] == pytest.approx(0.75**12)
     assert scales['backbone.memory_embed.pos_embed'] == pytest.approx(0.75**13)

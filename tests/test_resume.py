@@ -15,12 +15,13 @@ import torch
 from helpers.survival import TASKS, config, fork, journal, make_data, state, train, wait
 from kill_and_resume import compare, survive
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from mmengine.utils import digit_version
 
 from mmvittm.apis.config import load_config
 from mmvittm.datasets import SeededDataset, SeededSampler
-from mmvittm.engine import ResumableIterLoop
+from mmvittm.engine import ResumableEpochLoop, ResumableIterLoop, SafeCheckpointHook
 from mmvittm.engine.checkpoints import newest_checkpoint
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, remove_leftovers
@@ -193,6 +194,18 @@ def test_processes_that_start_apart():
         loop._begin()
 
 
+@pytest.mark.parametrize(('length', 'done', 'warnings'), [(4, 1, 0), (5, 0, 1)])
+def test_batches_done_of_an_epoch_of_another_length(length, done, warnings):
+    """The checkpoint is one batch into the third epoch of four batches."""
+    loop = ResumableEpochLoop.__new__(ResumableEpochLoop)
+    hub = mock.Mock(**{'get_info.return_value': 4})
+    loop._runner = mock.Mock(message_hub=hub)
+    loop.dataloader, loop._iter, loop._epoch = range(length), 9, 2
+    assert loop._batches_done() == done
+    assert loop.runner.logger.warning.call_count == warnings
+    hub.update_info.assert_called_once_with('epoch_length', length)
+
+
 def test_sample_depends_on_its_position_only(tmp_path):
     make_data(tmp_path)
     cfg = config('segmentation', tmp_path, tmp_path, 1)
@@ -247,6 +260,26 @@ def test_resume_of_nothing(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     (tmp_path / 'best_mIoU_iter_3.pth').touch()
     assert newest_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ('save_best', 'names'),
+    [
+        ('a', ['best_a_iter_2.pth']),
+        ('auto', ['best_a_iter_2.pth']),
+        (['a', 'b'], ['best_a_iter_2.pth', 'best_b_iter_3.pth']),
+    ],
+    ids=str,
+)
+def test_the_best_checkpoint_of_each_metric_is_kept(tmp_path, save_best, names):
+    runner = mock.Mock(work_dir=str(tmp_path), _resume=False, optim_wrapper=None, message_hub=MessageHub('best'))
+    runner.save_checkpoint = lambda folder, filename, *args, **kwargs: Path(folder, filename).touch()
+    for runner.iter, metrics in enumerate([dict(a=1, b=1), dict(a=2, b=0), dict(a=0, b=3)], 1):
+        hook = SafeCheckpointHook(by_epoch=False, save_best=save_best, rule='greater')
+        hook.before_train(runner)  # as if each step resumed
+        hook._save_best_checkpoint(runner, metrics)
+        assert all(path and Path(path).exists() for path in hook._best)
+    assert sorted(path.name for path in tmp_path.glob('best_*')) == names
 
 
 def test_only_temporary_files_are_removed(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.deployment import photograph
+from helpers.deployment import make_models, photograph
 from helpers.tiny import ARCH, one_thread, randomize  # noqa: F401  (a fixture)
 from helpers.tools import load_tool
 from mmengine.config import Config
@@ -21,6 +21,7 @@ from mmvittm.benchmark.profiling import peak_memory
 from mmvittm.errors import UserError
 from mmvittm.scenes import load_shipped_model, predict_scene
 from mmvittm.scenes.locality import measure_locality
+from mmvittm.scenes.models import load_segmentor
 from mmvittm.scenes.rasters import Window, open_raster, write_labels
 from mmvittm.scenes.whole import Scene, SceneModel, bilinear
 
@@ -287,6 +288,15 @@ def test_slide_equals_mmseg(tmp_path, shape):
     assert (np.asarray(Image.open(tmp_path / 'labels.png')) == expected).mean() > 0.9999
 
 
+def test_slide_without_crop_size(tmp_path):
+    net, image = model(), photograph(120, 200)
+    Image.fromarray(image).save(tmp_path / 'scene.png')
+    predict_scene(net, tmp_path / 'scene.png', tmp_path / 'labels.png', PALETTE, mode='slide')
+    net.test_cfg = Config(dict(mode='slide', crop_size=(32, 48), stride=(21, 32)))
+    _, expected = whole_logits(net, image)
+    assert (np.asarray(Image.open(tmp_path / 'labels.png')) == expected).mean() > 0.9999
+
+
 def test_preview_is_painted(tmp_path, monkeypatch):
     monkeypatch.setattr('mmvittm.scenes.predict.PREVIEW_SIDE', 50)
     net, image = model(), photograph(120, 160)
@@ -305,9 +315,10 @@ def blocks(image, side):
     return image.reshape(image.shape[0] // side, side, image.shape[1] // side, side, 3).mean((1, 3))
 
 
-def test_reduced_image(scene_tif, tmp_path):
+@pytest.mark.parametrize('memory', [None, 270e6])  # in one window and in several
+def test_reduced_image(scene_tif, tmp_path, memory):
     net = model()
-    predict_scene(net, scene_tif, tmp_path / 'labels.tif', PALETTE, reduce=2)
+    predict_scene(net, scene_tif, tmp_path / 'labels.tif', PALETTE, memory=memory, reduce=2)
     reduced = (blocks(photograph(120, 200), 2) + 0.5).astype(np.uint8)  # rounds half up, as GDAL does
     _, expected = whole_logits(net, reduced)
     with rasterio.open(tmp_path / 'labels.tif') as file, rasterio.open(scene_tif) as scene:
@@ -350,7 +361,6 @@ BAD_IMAGES = {
     '16-bit PNG': (lambda tmp: png(tmp / 'a.png', np.zeros((64, 64), np.uint16)), 'has 1 bands of uint16'),
     'truncated TIFF': (lambda tmp: truncated(write_tif(tmp / 'a.tif')), 'is damaged, or not an image'),
     'truncated PNG': (lambda tmp: truncated(png(tmp / 'a.png', photograph(64, 64))), 'is damaged, or not an image'),
-    'no TIFF': (lambda tmp: png(tmp / 'a.png', photograph(9, 9)).rename(tmp / 'a.tif'), None),
     'smaller than a patch': (lambda tmp: png(tmp / 'a.png', photograph(3, 64)), 'smaller than a patch of 4×4'),
 }
 
@@ -359,13 +369,17 @@ BAD_IMAGES = {
 def test_bad_image(tmp_path, make, problem):
     (tmp_path / 'scene.gif').write_bytes(b'GIF89a')
     path, out = make(tmp_path), tmp_path / 'out'
-    if problem is None:  # GDAL reads what is inside
-        predict_scene(model(), path, out / 'labels.png', PALETTE)
-        return
     with pytest.raises(UserError, match=problem) as raised:
         predict_scene(model(), path, out / 'labels.tif', PALETTE)
     assert '\n' not in str(raised.value)
     assert not out.exists() or not list(out.iterdir())
+
+
+def test_a_png_named_tif(tmp_path):
+    path = png(tmp_path / 'a.png', photograph(9, 9)).rename(tmp_path / 'a.tif')
+    predict_scene(model(), path, tmp_path / 'labels.png', PALETTE)
+    _, expected = whole_logits(model(), photograph(9, 9))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'labels.png')), expected)
 
 
 BAD_MODELS = {
@@ -375,6 +389,7 @@ BAD_MODELS = {
     'regions of some rows': (dict(rw_region=(2, 4)), 'rw_region must have all rows of the process grid'),
     'mixed memory': (dict(memory_block=dict(type='MemoryConvNeXt')), 'MemoryConvNeXt mixes memory tokens'),
     'process maps': (dict(stream='process'), 'out_stream must be memory or concat'),
+    'align_corners': (dict(head=SHUFFLE | dict(align_corners=True)), 'must have align_corners=False'),
     'pyramid pooling': (
         dict(head=dict(type='PSPHead', in_channels=16, in_index=0, channels=4, norm_cfg=dict(type='BN'))),
         'reads the whole scene for every pixel',
@@ -388,11 +403,36 @@ def test_bad_model(options, problem):
         SceneModel(model(**options))
 
 
-def test_one_logit_for_two_classes(tmp_path):
-    net = model()
-    net.out_channels = 1
-    with pytest.raises(UserError, match='one logit for two classes is not supported'):
-        predict_scene(net, tmp_path / 'a.png', tmp_path / 'labels.png', PALETTE)
+@pytest.mark.parametrize(
+    ('channels', 'mode', 'problem'),
+    [
+        (1, 'whole', 'one logit for two classes is not supported'),
+        (300, 'whole', 'cannot hold 300 classes'),
+        (3, 'tiles', "unknown mode 'tiles'"),
+    ],
+)
+def test_bad_channels_and_modes(channels, mode, problem):
+    with pytest.raises(UserError, match=problem):
+        predict_scene(SimpleNamespace(out_channels=channels), 'a.png', 'b.png', [(0, 0, 0)] * channels, mode=mode)
+
+
+def test_a_palette_has_a_colour_for_each_class():
+    with pytest.raises(UserError, match='palette has 2 colours for 3 classes'):
+        predict_scene(SimpleNamespace(out_channels=3), 'a.png', 'b.png', [(0, 0, 0)] * 2)
+
+
+def test_crops_without_gaps(tmp_path):
+    net, path = model(), png(tmp_path / 'a.png', photograph(64, 64))
+    net.test_cfg = Config(dict(mode='slide', crop_size=(32, 32), stride=(32, 48)))
+    with pytest.raises(UserError, match=r'stride=\(32, 48\) leaves gaps between crops of \(32, 32\)'):
+        predict_scene(net, path, tmp_path / 'labels.png', PALETTE, mode='slide')
+
+
+def test_paths_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    png(tmp_path / 'a.png', photograph(64, 64))
+    predict_scene(model(), '~/a.png', '~/labels.png', PALETTE, preview='~/preview.png')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png', 'labels.png', 'preview.png']
 
 
 def test_another_backbone_can_slide_only(tmp_path):
@@ -546,6 +586,11 @@ def test_box_without_a_patch(files, scene_tif, tmp_path, run_tool, box):
     assert not (tmp_path / 'a.png').exists()
 
 
+def test_box_of_the_whole_image():
+    with pytest.raises(UserError, match='--box is the whole image'):
+        load_tool('scene_influence.py').whole_patches([0, 0, 200, 120], (4, 4), (120, 200))
+
+
 def test_influence_needs_patches_of_memory(files, scene_tif, tmp_path, run_tool):
     pooled = dict(memory_embed=dict(type='PooledTokens', grid=4), process_embed=dict(type='PatchTokens', patch_size=8))
     config(**pooled).dump(files[0])
@@ -582,3 +627,9 @@ def test_three_lines_of_python(files, scene_tif, tmp_path):
 def test_damaged_shipped_model(files, name, problem):
     with pytest.raises(UserError, match=problem):
         load_shipped_model(shipped(files, name))
+
+
+def test_a_classifier_is_no_segmentor(tmp_path):
+    folder = make_models(tmp_path)
+    with pytest.raises(UserError, match=r'classifier\.py is no segmentor'):
+        load_segmentor(folder / 'classifier.py', folder / 'classifier.pth')

@@ -64,9 +64,6 @@ ENTRIES = {
         'model.backbone.init_cfg.checkpoint={checkpoint}',
     ),
     'test': ('test.py', '{config}', '{checkpoint}'),
-    'from_authors': ('model_converters/vittm_to_mmvittm.py', '{checkpoint}', '{folder}/out.pth'),
-    'to_authors': ('model_converters/mmvittm_to_vittm.py', '{checkpoint}', '{folder}/out.pth'),
-    'from_vit': ('model_converters/vit_to_mmvittm.py', '{checkpoint}', '{folder}/out.pth'),
     'speed': ('fps_benchmark.py', '{config}', '--checkpoint', '{checkpoint}'),
     'images': ('image_demo.py', '{folder}/data/images/00.png', '{config}', '{checkpoint}'),
     'export': (

@@ -324,6 +324,35 @@ def test_hash_of_unchanged_settings_stays(study_tool):
     assert study_tool.hash_of(cfg) == 'e0d729db9091'
 
 
+def test_speed_of_each_model(study_tool, monkeypatch, tmp_path):
+    """Two models of two repeats, timed once."""
+    calls = []
+
+    def call(tools, folder, on_line, *args):
+        calls.append(args)
+        folder.mkdir()
+        results = [
+            dict(time_ms=dict(median=1.23456), macs_per_image=2e9, parameters=3e6),
+            dict(time_ms=dict(median=4), macs_per_image=5e8, parameters=6e5),
+        ]
+        args[-1].write_text(json.dumps(dict(machine=dict(cpu='Z80', threads=2), results=results)))
+
+    runs = [
+        SimpleNamespace(model=model, repeat=repeat, config=f'{model}.py', write_config=lambda: None)
+        for repeat in (0, 1)
+        for model in ('a', 'b')
+    ]
+    monkeypatch.setattr(study_tool.Tools, 'call', call)
+    study_tool.time_models(runs, dict(shape=['32', '64']), tmp_path / 'work', tmp_path)
+    out = tmp_path / 'work/speed.json'
+    assert calls == [('fps_benchmark.py', 'a.py', 'b.py', '--shape', '32', '64', '--rounds', '20', '--out', out)]
+    assert (tmp_path / 'speed.csv').read_text().splitlines() == [
+        'model,ms,GMACs,parameters,machine,threads',
+        'a,1.235,2.0,3.0,Z80,2',
+        'b,4.0,0.5,0.6,Z80,2',
+    ]
+
+
 def test_every_shipped_study_can_be_read(study_tool, tmp_path):
     for path in study_tool.STUDIES.glob('*.yml'):
         name, study = study_tool.load_study(path.stem)

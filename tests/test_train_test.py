@@ -20,8 +20,8 @@ from mmvittm.errors import UserError
 from mmvittm.weights.loading import load_checkpoint_file
 
 ROOT = Path(__file__).parents[1]
-DEMO = 'configs/vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
-ENTRY = 'configs/vittm_upernet_ade20k.py'
+DEMO = ROOT / 'configs/vittm/vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
+ENTRY = ROOT / 'configs/vittm_upernet_ade20k.py'
 
 
 def data_options(folder, batch_size):
@@ -119,7 +119,7 @@ def test_metrics_of_the_saved_predictions(tested, few_tiles):
 
 def test_predictions_are_aligned(trained, few_tiles):
     """A 300² tile, padded to whole patches of 32, has the logits of an image padded and cropped by hand."""
-    config = load_config(ROOT / DEMO)
+    config = load_config(DEMO)
     model = build_model(config).eval()
     model.load_state_dict(load_checkpoint_file(trained[0] / 'iter_4.pth')['state_dict'])
     image = torch.randint(0, 256, (3, 300, 300), dtype=torch.uint8)
@@ -138,9 +138,7 @@ def test_show_dir(tested):
 
 def test_prediction_grid(tested, run_tool, few_tiles, tmp_path):
     config = tmp_path / 'config.py'
-    config.write_text(
-        f'_base_ = {str(ROOT / DEMO)!r}\ntest_dataloader = dict(dataset=dict(data_root={str(few_tiles)!r}))'
-    )
+    config.write_text(f'_base_ = {str(DEMO)!r}\ntest_dataloader = dict(dataset=dict(data_root={str(few_tiles)!r}))')
     grid = tmp_path / 'grid.png'
     done = run_tool('prediction_grid.py', config, tested[0], '--out', grid, '--images', 2)
     assert done.returncode == 0, done.stderr
@@ -151,7 +149,7 @@ def test_prediction_grid(tested, run_tool, few_tiles, tmp_path):
 
 
 def test_options_reach_wrapped_data_and_scoped_hooks():
-    tool, cfg = load_tool('test.py'), load_config(ROOT / DEMO)
+    tool, cfg = load_tool('test.py'), load_config(DEMO)
     cfg.test_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=cfg.test_dataloader.dataset)
     cfg.default_hooks.visualization.type = 'mmseg.SegVisualizationHook'
     tool.use_tta(cfg)

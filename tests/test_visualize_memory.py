@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 from helpers.deployment import make_models, photograph
-from helpers.tiny import images, one_thread, tiny_vittm  # noqa: F401
+from helpers.tiny import images, one_thread, randomize, tiny_vittm  # noqa: F401
 from helpers.tools import call_tool, load_tool
 from mmengine.config import Config
 from PIL import Image
 
+from mmvittm.apis.config import build_model, load_config
 from mmvittm.apis.memory import find_backbone, principal_colours, receptive_fields, record
 from mmvittm.deploy.predict import eager_predictor
 from mmvittm.errors import UserError
+from mmvittm.models.streams import Grids
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason='no browser: apt-get install chromium')
@@ -180,6 +182,25 @@ def test_a_large_page_holds_the_mean_of_the_heads(models, tmp_path, monkeypatch)
     monkeypatch.setattr(tool, 'MOST_BYTES', 100)
     with pytest.raises(UserError, match=r'the maps of 1 blocks take .* choose fewer'):
         tool.packed_maps(view)
+
+
+@pytest.mark.parametrize(('place', 'tokens'), [((1, 1), (0, 9)), ((2, 3), (6, 29)), ((3, 4), (11, 47))])
+def test_tokens_at_one_place(place, tokens):
+    cells = dict(process=[8, 8], memory=[4, 4])
+    assert load_tool(TOOL).token_at(place, Grids((3, 4), (6, 8)), cells) == tokens
+
+
+def test_chosen_blocks(models, tmp_path, monkeypatch):
+    config, weights = tmp_path / 'two.py', tmp_path / 'two.pth'
+    config.write_text((models / 'segmentor.py').read_text().replace('num_layers=1', 'num_layers=2'))
+    torch.save(dict(state_dict=randomize(build_model(load_config(config))).state_dict()), weights)
+    tool, words = load_tool(TOOL), (config, weights, models / 'image.png', '--blocks', 2)
+    monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, words)])
+    view, model = tool.look(tool.parse_args()), eager_predictor(config, weights).model
+    _, batch = tool.prepare(model, mmcv.imread(models / 'image.png'))
+    assert (view.numbers, view.depth) == ([2], 2)
+    torch.testing.assert_close(view.recording.blocks[0].tokens, record(model.backbone, batch).blocks[1].tokens)
+    torch.testing.assert_close(view.fields[0], receptive_fields(model.backbone, batch, view.tokens)[1])
 
 
 BAD_ARGUMENTS = {

@@ -12,6 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from mmvittm.errors import UserError
 from mmvittm.models import ViTTM
 from mmvittm.models.distance_attention import distance_bias
+from mmvittm.models.streams import Streams
 from mmvittm.models.token_embeds import PooledCells, grid_of, resample_pos_embed
 from mmvittm.registry import RW_HEADS
 
@@ -119,6 +120,14 @@ def test_memory_in_chunks_takes_less_memory():
     assert saved(memory_chunk=64) < saved() / 4
 
 
+def test_learned_memory_is_not_written_to():
+    """Chunks are written in place, and learned tokens are a parameter."""
+    model = tiny_vittm(memory_embed=dict(type='LearnedTokens', grid=(4, 4)), memory_chunk=5, out_stream='tokens')
+    with torch.no_grad():
+        first, second = (model(images(1))[0].memory for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize('options', [{}, dict(memory_chunk=7)])
 def test_streams_without_norms(options):
     model = tiny_vittm(stream_norms=False, out_stream='tokens', **options)
@@ -206,12 +215,18 @@ def test_distances_within_a_region():
     torch.testing.assert_close(tiny_vittm(**options).attention_bias((2, 4), (2, 2)), expected)
 
 
-def test_slopes_of_zero_change_nothing():
-    options = dict(out_indices=(0, 1), out_stream='concat')
-    for ours, theirs in zip(
-        tiny_vittm(alibi_slopes=(0.0, 0.0), **options)(images()), tiny_vittm(**options)(images()), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs)
+@pytest.mark.parametrize(
+    'options',
+    [{}, dict(layer_scale_init_value=0.5), dict(qkv_bias=False), dict(drop_rate=0.3, drop_path_rate=0.5)],
+    ids=str,
+)
+def test_slopes_of_zero_change_nothing(options):
+    outputs = []
+    for slopes in (None, (0.0, 0.0)):
+        model = tiny_vittm(alibi_slopes=slopes, out_indices=(0, 1), out_stream='concat', **options).train()
+        torch.manual_seed(0)
+        outputs.append(model(images()))
+    torch.testing.assert_close(*outputs)
 
 
 def test_maps_of_regions_are_in_order():
@@ -290,10 +305,9 @@ def overwrite_data(model):
     [
         lambda model: model.memory_embed.pos_embed.requires_grad_(False).add_(1),
         lambda model: model.load_state_dict({name: 2 * value for name, value in model.state_dict().items()}),
-        lambda model: model.double().float(),
         overwrite_data,
     ],
-    ids=['in place', 'loaded', 'moved', 'data and eval'],
+    ids=['in place', 'loaded', 'data and eval'],
 )
 def test_cached_positions_follow_the_parameter(change):
     model, image = build(), torch.randn(1, 3, 48, 40)
@@ -303,6 +317,14 @@ def test_cached_positions_follow_the_parameter(change):
         kept = model(image)
     # with gradients nothing is kept
     torch.testing.assert_close(kept, tuple(x.detach() for x in model(image)), rtol=0, atol=0)
+
+
+def test_cached_positions_follow_the_dtype():
+    image = torch.randn(1, 3, 48, 40)
+    with torch.no_grad():
+        (model := build())(image)
+        expected = build().bfloat16()(image.bfloat16())
+        assert torch.equal(model.bfloat16()(image.bfloat16())[0], expected[0])
 
 
 def test_positions_are_cached_without_gradients_only(monkeypatch):
@@ -426,6 +448,32 @@ def test_drop_path_rates():
     model = build(drop_path_rate=0.2, rw_drop_path_rate=0.3)
     assert [layer.vit_block.attn.out_drop.drop_prob for layer in model.layers] == pytest.approx([0, 0.1, 0.2])
     assert [layer.drop_path.drop_prob for layer in model.layers] == [0.3] * 3
+
+
+@pytest.mark.parametrize('slopes', [None, (1.0, 0.5)])
+def test_drop_rate(slopes):
+    model = tiny_vittm(drop_rate=0.1, alibi_slopes=slopes)
+    assert model.drop_after_pos.p == 0.1
+    for layer in model.layers:
+        assert layer.vit_block.attn.proj_drop.p == 0.1
+        assert {m.p for m in layer.vit_block.ffn.modules() if isinstance(m, torch.nn.Dropout)} == {0.1}
+
+
+def test_reads_and_writes_are_dropped_image_by_image():
+    model, seen = tiny_vittm(num_layers=1, rw_drop_path_rate=0.5, out_stream='tokens').train(), {}
+    layer = model.layers[0]
+    layer.vit_block.register_forward_pre_hook(lambda module, args: seen.update(read=args[0]))
+    layer.memory_block.register_forward_hook(lambda module, args, output: seen.update(write=output))
+    torch.manual_seed(0)
+    streams = Streams(*model._embed(images(32))[0])
+    process, _ = layer(streams, model.read_fusion, model.write_fusion)
+    before, skip = layer.read_norm(streams.process), layer.read_norm(streams.memory)
+    for got, full in (
+        (seen['read'] - before, layer.read_head(skip, before)),
+        (seen['write'] - layer.write_norm(skip), layer.write_head(process, layer.write_norm(skip))),
+    ):
+        shares = ((got * full).sum((1, 2)) / full.square().sum((1, 2))).round(decimals=3)
+        assert set(shares.tolist()) == {0.0, 2.0}
 
 
 def test_initialisation_is_reproducible_with_std_0_02():
