@@ -1,6 +1,7 @@
 """Write the table of docs/model-zoo.md from the CSV files in results/ and the names of the configs."""
 
 import argparse
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,12 +50,11 @@ def studies() -> Iterator[tuple[dict, Path]]:
 
 
 def accuracies() -> dict[str, str]:
-    """Return the mean of each config that has one, with its 95 % interval.
+    """Return the mean of each config that has one, with its 95 % interval, for each length of training.
 
-    It is of the longest training of a study that has trained the config on all its folds or seeds; of an unfinished one
-    only where there is no other.
+    A study that has not trained the config on all its folds or seeds counts only where there is no other.
     """
-    found: dict[str, tuple[tuple[bool, int], str]] = {}
+    found: dict[str, dict[tuple[bool, int], str]] = defaultdict(dict)
     for study, folder in studies():
         if not (folder / 'runs.csv').is_file():
             continue
@@ -65,14 +65,15 @@ def accuracies() -> dict[str, str]:
             own, config = runs[runs.model == model], f'configs/{config}'
             if model in varied or not len(own):
                 continue
-            rank = own[repeat].nunique() == len(study['repeats']['values']), own.length.max()
-            if config in found and rank <= found[config][0]:
-                continue
+            complete = own[repeat].nunique() == len(study['repeats']['values'])
             error = f'{between(*interval(own[metric]))}; {len(own)} {repeat}s' if len(own) > 1 else f'one {repeat}'
             name, unit = ('', 'steps') if metric == 'mIoU' else (' % top-1', 'epochs')
             text = f'{own[metric].mean():.1f}{name} ({error}, {own.length.max()} {unit})'
-            found[config] = rank, text
-    return {config: text for config, (_, text) in found.items()}
+            found[config].setdefault((complete, own.length.max()), text)
+    return {
+        config: '; '.join(text for (complete, _), text in sorted(texts.items()) if complete == max(texts)[0])
+        for config, texts in found.items()
+    }
 
 
 def measurements() -> Iterator[tuple[str, dict]]:
