@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--mode', choices=MODES, default=MODES[0], help='one pass, or sliding window (default: whole)')
     memory_help = 'limit for --mode whole, besides model and libraries'
     parser.add_argument('--memory', type=float, metavar='GB', help=memory_help)
-    parser.add_argument('--reduce', type=positive_int, default=1, metavar='N', help='first reduce the image N times')
+    parser.add_argument('--reduce', type=positive_int, default=1, metavar='N', help='first reduce it by this factor')
     parser.add_argument('--device', type=device, default='cpu', help='such as cuda or cuda:1 (default: cpu)')
     return parser.parse_args()
 

@@ -8,10 +8,9 @@ import mmcv
 import numpy as np
 from matplotlib import cbook
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 
 from ..apis.config_errors import in_scope
-from ..apis.data import IMAGE_SUFFIXES, check_data, innermost_datasets
+from ..apis.data import IMAGE_SUFFIXES, build_unloaded, check_data, innermost_datasets
 from ..errors import UserError
 from .metadata import ExportMetadata, Size
 
@@ -60,10 +59,9 @@ def _test_images(cfg: Config) -> list[Path]:
         check_data(cfg, 'test_dataloader')
     except UserError:  # the data need not be on the machine that exports
         return []
-    dataset = next(innermost_datasets(cfg.test_dataloader.dataset))
     with in_scope(cfg):
-        built = DATASETS.build({**dataset, 'pipeline': []})
-    infos = (built.get_data_info(index) for index in range(len(built)))
+        dataset = build_unloaded(next(innermost_datasets(cfg.test_dataloader.dataset)))
+    infos = (dataset.get_data_info(index) for index in range(len(dataset))) if dataset is not None else ()
     return [Path(info['img_path']) for info in infos if 'img_path' in info]
 
 
