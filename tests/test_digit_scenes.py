@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from helpers.tools import call_tool
+from helpers.tools import call_tool, load_tool
 from mmseg.registry import DATASETS
 from PIL import Image
 
 import mmvittm  # noqa: F401  (makes the scope known)
 from mmvittm.apis.config import build_model, load_config
 from mmvittm.datasets.digit_scenes import load_digits, make_scene
+from mmvittm.deploy.images import sample_images
 from mmvittm.errors import UserError
 
 
@@ -75,6 +76,17 @@ def test_predictions_are_saved_and_not_drawn(blue_marble, tmp_path, run_tool):
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['000000.png', '000001.png', 'metrics.json']
     done = run_tool('test.py', config, tmp_path / 'weights.pth', '--show-dir', tmp_path / 'show', *options)
     assert done.stderr.endswith('error: the images of a DigitScenesDataset are no files: leave out --show-dir\n')
+
+
+def test_tools_on_images_that_are_no_files(blue_marble, tmp_path, monkeypatch):
+    config = ROOT / 'configs/vittm/vittm-t_16-32_upernet_1xb8-4k_digit-scenes-256x256.py'
+    cfg = load_config(config, {'test_dataloader.dataset.data_root': str(blue_marble)})
+    with pytest.raises(UserError, match='the images of a DigitScenesDataset are no files'):
+        load_tool('prediction_grid.py').test_set(cfg)
+    assert load_tool('visualize_memory.py').read_truth(cfg, tmp_path / 'a.png', None, 11) is None
+    assert len(list(sample_images(cfg))) == 4  # matplotlib's photograph
+    with pytest.raises(UserError, match='holds no Blue Marble data set: make it with'):
+        call_tool(monkeypatch, 'dataset_converters/digit_scenes.py', tmp_path, '--backgrounds', tmp_path)
 
 
 def test_an_unreadable_background(backgrounds, tmp_path):

@@ -84,8 +84,8 @@ def check_trained_is_what_outputs_reach(model):
     assert negligible == shift_invariant(model) & trained
 
 
-# What trains depends on head, fusion and embeddings, and on output, memory block and embeddings: all of each, with the
-# other components in turn.
+# Two choices decide which parameters get a gradient: that of head, fusion and embeddings, and that of output, memory
+# block and embeddings. Each is tested in full, while the remaining components take turns.
 BY_HEAD = [
     (head, fusion, memory_block, embeds, output)
     for (head, fusion, embeds), memory_block, output in zip(

@@ -14,9 +14,11 @@ from mmengine.hooks import EMAHook
 from mmengine.registry import DefaultScope
 from mmseg.apis import init_model
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mmvittm.apis.config import build_model, load_config
+from mmvittm.deploy.predict import load_model
+from mmvittm.errors import UserError
 from mmvittm.weights.loading import load_in_mmengine_layout
 
 META = dict(classes=('sea', 'land', 'ice'), palette=[[0, 0, 255], [0, 255, 0], [255, 255, 255]])
@@ -123,6 +125,18 @@ def test_safetensors(publish, trained, tmp_path):
     with safe_open(path, 'pt') as file:
         assert '"classes": ["sea", "land", "ice"]' in file.metadata()['dataset_meta']
     assert load_in_mmengine_layout(path)['meta']['dataset_meta']['classes'] == ['sea', 'land', 'ice']
+
+
+@pytest.mark.parametrize('stored', ['5', 'null', '[['])
+def test_odd_metadata_of_safetensors(trained, config, tmp_path, stored):
+    save_file(trained[1], tmp_path / 'odd.safetensors', metadata=dict(dataset_meta=stored))
+    assert load_model(load_config(config), tmp_path / 'odd.safetensors')[1] == {}
+
+
+def test_metadata_of_100000_lists(tmp_path):
+    save_file(dict(w=torch.ones(2)), tmp_path / 'deep.safetensors', metadata=dict(dataset_meta='[' * 100_000))
+    with pytest.raises(UserError, match='safetensors cannot be read'):
+        load_in_mmengine_layout(tmp_path / 'deep.safetensors')
 
 
 def test_a_checkpoint_without_meta(publish, tmp_path):

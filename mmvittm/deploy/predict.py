@@ -103,7 +103,8 @@ def load_model(cfg: Config, checkpoint: Path | None) -> tuple[nn.Module, dict]:
     model = build_model(cfg)
     model.eval()
     stored = load_weights(model, checkpoint) if checkpoint else {}
-    return model, (stored.get('meta') or {}).get('dataset_meta') or {}
+    dataset_meta = (stored.get('meta') or {}).get('dataset_meta')
+    return model, dataset_meta if isinstance(dataset_meta, dict) else {}
 
 
 def run_exported(model: nn.Module, session: Session, metadata: ExportMetadata) -> None:

@@ -118,7 +118,8 @@ def load_in_mmengine_layout(
         weights = weights_of(checkpoint)
     except UserError as error:
         raise UserError(f'checkpoint {path}: {error}') from error
-    meta = _metadata(path) if Path(path).suffix == '.safetensors' else checkpoint.get('meta')
+    with _explain(Path(path)):
+        meta = _metadata(path) if Path(path).suffix == '.safetensors' else checkpoint.get('meta')
     rest = checkpoint if isinstance(checkpoint.get('state_dict'), Mapping) else {}
     return {**rest, 'state_dict': weights, 'meta': meta if isinstance(meta, dict) else {}}
 
