@@ -253,20 +253,21 @@ def scene_tif(tmp_path):
     return path
 
 
-@pytest.mark.parametrize('suffix', ['.tif', '.png'])
+@pytest.mark.parametrize('suffix', ['.tif', '.TIFF', '.png'])
 @pytest.mark.parametrize('memory', [None, 269.7e6])
 def test_files_hold_the_labels_of_the_whole(scene_tif, tmp_path, suffix, memory):
     net, out = model(), tmp_path / f'labels{suffix}'
     predict_scene(net, scene_tif, out, PALETTE, memory=memory)
     with rasterio.open(out) as file:
         labels, colours = file.read(1), file.colormap(1)
-        if suffix == '.tif':
+        if suffix != '.png':
             with rasterio.open(scene_tif) as scene:
                 assert (file.crs, file.transform) == (scene.crs, scene.transform)
     _, expected = whole_logits(net, photograph(120, 200))
     assert len(np.unique(expected)) == 3
     assert (labels == expected).mean() > 0.9999
     assert [colours[index][:3] for index in range(3)] == PALETTE
+    assert sorted(tmp_path.iterdir()) == sorted([scene_tif, out])
 
 
 def test_png_and_tiff_read_the_same(scene_tif, tmp_path):
@@ -352,6 +353,13 @@ def png(path, array):
     return path
 
 
+def turned(path, array):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(array).save(path, exif=exif)
+    return path
+
+
 BAD_IMAGES = {
     'missing': (lambda tmp: tmp / 'none.tif', 'image not found'),
     'another type': (lambda tmp: tmp / 'scene.gif', 'none of the types'),
@@ -361,6 +369,7 @@ BAD_IMAGES = {
     '16-bit PNG': (lambda tmp: png(tmp / 'a.png', np.zeros((64, 64), np.uint16)), 'has 1 bands of uint16'),
     'truncated TIFF': (lambda tmp: truncated(write_tif(tmp / 'a.tif')), 'is damaged, or not an image'),
     'truncated PNG': (lambda tmp: truncated(png(tmp / 'a.png', photograph(64, 64))), 'is damaged, or not an image'),
+    'turned by EXIF': (lambda tmp: turned(tmp / 'a.jpg', photograph(64, 96)), 'is turned by its EXIF orientation'),
     'smaller than a patch': (lambda tmp: png(tmp / 'a.png', photograph(3, 64)), 'smaller than a patch of 4×4'),
 }
 
@@ -633,3 +642,22 @@ def test_a_classifier_is_no_segmentor(tmp_path):
     folder = make_models(tmp_path)
     with pytest.raises(UserError, match=r'classifier\.py is no segmentor'):
         load_segmentor(folder / 'classifier.py', folder / 'classifier.pth')
+
+
+def test_a_cascade_slides_only(tmp_path):
+    cfg = config(stream='memory')
+    heads = [
+        cfg.model.decode_head | dict(type=name, channels=8, in_channels=16, in_index=-1, **options)
+        for name, options in [('FCNHead', {}), ('OCRHead', dict(ocr_channels=8))]
+    ]
+    for head in heads:
+        del head['token_channels'], head['upscale']
+    cfg.model |= dict(type='CascadeEncoderDecoder', num_stages=2, decode_head=heads)
+    cfg.dump(tmp_path / 'cascade.py')
+    torch.save(build_model(cfg).state_dict(), tmp_path / 'cascade.pth')
+    net = load_segmentor(tmp_path / 'cascade.py', tmp_path / 'cascade.pth')
+    path = png(tmp_path / 'a.png', photograph(64, 64))
+    with pytest.raises(UserError, match='a CascadeEncoderDecoder cannot segment a scene in one pass'):
+        predict_scene(net, path, tmp_path / 'labels.png', PALETTE)
+    net.test_cfg = dict(mode='slide', crop_size=(32, 32), stride=(32, 32))
+    predict_scene(net, path, tmp_path / 'labels.png', PALETTE, mode='slide')

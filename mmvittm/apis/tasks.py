@@ -46,7 +46,8 @@ class Task(ABC):
     fit: str  #: How images are fitted to an exported network, a key of :data:`mmvittm.deploy.images.FITS`.
 
     def head(self, model: BaseModel) -> nn.Module:
-        return getattr(model, self.head_name)
+        head = getattr(model, self.head_name)
+        return head[-1] if isinstance(head, nn.ModuleList) else head  # of a cascade, the last one decides
 
     def strip(self, model: BaseModel) -> None:
         """Remove what inference does not run, or raise a :class:`UserError` if ``model`` is no single network."""

@@ -24,9 +24,10 @@ def load_segmentor(config: str | Path, checkpoint: str | Path) -> EncoderDecoder
     """
     cfg = load_config(config)
     model, meta = load_model(cfg, Path(checkpoint))
-    if task_of(model).name != 'segmentation':
+    task = task_of(model)
+    if task.name != 'segmentation':
         raise UserError(f'config {config} is no segmentor')
-    model.dataset_meta = class_names(cfg, model.decode_head, meta)
+    model.dataset_meta = class_names(cfg, task.head(model), meta)
     return model
 
 

@@ -63,6 +63,10 @@ class Raster:
                 f'image {path} has {dataset.count} bands of {types}, and 3 of uint8 are needed: '
                 'choose bands with `rio stack --bidx 1,2,3`, change the type with `rio convert --dtype uint8`'
             )
+        if dataset.tags().get('EXIF_Orientation', '1') != '1':
+            raise UserError(
+                f'image {path} is turned by its EXIF orientation, which scenes do not apply: store it upright'
+            )
         self.path = path
         self._dataset = dataset
         self._reduce = reduce
@@ -158,15 +162,16 @@ def write_labels(path: str | Path, raster: Raster, palette: Sequence[Sequence[in
         raise UserError(f'labels {path} must be one of {", ".join(LABEL_SUFFIXES)}')
     try:
         with atomic_path(path) as temporary:
-            tiff = temporary.with_suffix('.tif')
+            is_png = path.suffix.lower() == '.png'
+            tiff = temporary.with_suffix('.tif') if is_png else temporary
             try:
                 with _tiff_labels(tiff, raster, palette) as labels:
                     yield labels
-                if path.suffix.lower() == '.png':
+                if is_png:
                     _copy_to_png(tiff, temporary)
                 _check(temporary, labels.counts)
             finally:
-                if tiff != temporary:
+                if is_png:
                     tiff.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f'labels {path} cannot be written ({_reason(error)}): make room on the disk') from error
