@@ -5,9 +5,12 @@ import re
 import zipfile
 from collections import OrderedDict
 
+import mmpretrain
+import mmseg
 import pytest
 import torch
 from helpers.survival import config, fork, make_data, train, wait
+from helpers.tiny import ARCH
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 from torch import nn
@@ -109,6 +112,23 @@ def test_unusable_weights(tmp_path, checkpoint, sentence):
     torch.save(checkpoint() if callable(checkpoint) else checkpoint, tmp_path / 'a.pth')
     with pytest.raises(UserError, match=sentence):
         load_weights(nn.Linear(3, 2, bias=False), tmp_path / 'a.pth')
+
+
+def two_sizes(registry, **options):
+    return (registry.build(dict(type='VisionTransformer', img_size=size, **options)) for size in (32, 64))
+
+
+def test_positions_of_another_grid_fit_a_model_that_resamples_them(tmp_path):
+    small, large = two_sizes(mmpretrain.registry.MODELS, arch=ARCH, patch_size=16)
+    torch.save(small.state_dict(), tmp_path / 'a.pth')
+    load_weights(large, tmp_path / 'a.pth')
+
+
+def test_positions_of_another_grid_do_not_fit_a_vit_of_mmseg(tmp_path):
+    small, large = two_sizes(mmseg.registry.MODELS, embed_dims=16, num_layers=1, num_heads=2)
+    torch.save(small.state_dict(), tmp_path / 'a.pth')
+    with pytest.raises(UserError, match=r'wrong shape: pos_embed \(1, 5, 16\) instead of \(1, 17, 16\)'):
+        load_weights(large, tmp_path / 'a.pth')
 
 
 def test_checkpoint_that_holds_itself():

@@ -13,7 +13,7 @@ from ..errors import UserError
 def describe_mismatch(model: nn.Module, state_dict: Mapping[str, Tensor]) -> str | None:
     """Describe why ``state_dict`` cannot be loaded completely into ``model``.
 
-    A position embedding of another length is no difference: models resample it on loading.
+    A position embedding of another length is no difference where the module resamples it on loading.
 
     Returns:
         str, optional: None if everything fits.
@@ -25,7 +25,7 @@ def describe_mismatch(model: nn.Module, state_dict: Mapping[str, Tensor]) -> str
         'wrong shape': [
             f'{key} {_shape(state_dict[key])} instead of {_shape(value)}'
             for key, value in expected.items()
-            if key in state_dict and not _fits(key, state_dict[key], value)
+            if key in state_dict and not _fits(model, key, state_dict[key], value)
         ],
     }
     return listed(differences | _unusable(model, state_dict)) or None
@@ -52,7 +52,7 @@ def describe_pretrained(module: nn.Module, state_dict: Mapping[str, Tensor], pre
         raise UserError(f"no key of the checkpoint begins with '{prefix}': {begins}")
     expected = module.state_dict()
     shapes = {key: f'{key} {_shape(given[key])} for {_shape(expected[key])}' for key in expected if key in given}
-    loaded = [key for key in shapes if _fits(key, given[key], expected[key])]
+    loaded = [key for key in shapes if _fits(module, key, given[key], expected[key])]
     details = {
         'resampled': [shapes[key] for key in loaded if given[key].shape != expected[key].shape],
         'not loaded, wrong shape': [shapes[key] for key in shapes if key not in loaded],
@@ -73,7 +73,7 @@ def _unusable(module: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, 
     pairs = {
         key: (state_dict[key], value)
         for key, value in expected.items()
-        if key in state_dict and _fits(key, state_dict[key], value)
+        if key in state_dict and _fits(module, key, state_dict[key], value)
     }
     return {
         'wrong type': [
@@ -118,7 +118,14 @@ def _shape(tensor: Tensor) -> str:
     return f'({", ".join(map(str, tensor.shape))})'
 
 
-def _fits(key: str, loaded: Tensor, expected: Tensor) -> bool:
-    if key.rpartition('.')[2] == 'pos_embed' and loaded.ndim == expected.ndim == 3:
+def _fits(model: nn.Module, key: str, loaded: Tensor, expected: Tensor) -> bool:
+    owner, _, name = key.rpartition('.')
+    if name == 'pos_embed' and loaded.ndim == expected.ndim == 3 and _changes_weights(model.get_submodule(owner)):
         return loaded.shape[::2] == expected.shape[::2]
     return loaded.shape == expected.shape
+
+
+def _changes_weights(module: nn.Module) -> bool:
+    """Whether a module changes weights while it loads them, as ours and mmpretrain's ViTs do, and mmseg's does not."""
+    own_loading = type(module)._load_from_state_dict is not nn.Module._load_from_state_dict
+    return own_loading or bool(module._load_state_dict_pre_hooks)
