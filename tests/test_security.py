@@ -123,8 +123,9 @@ def test_downloads_are_not_unpickled(own_loaders, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('scheme', ['open-mmlab', 'torchvision', 'modelzoo', 'mmcls', 'pavi', 's3'])
-def test_other_places_are_refused(own_loaders, scheme):
-    use_safe_loading()
+@pytest.mark.parametrize('allow_pickle', [False, True])
+def test_other_places_are_refused(own_loaders, scheme, allow_pickle):
+    use_safe_loading(allow_pickle)
     with pytest.raises(UserError, match=f'{scheme}://x/y was not loaded.*download it and pass its path'):
         CheckpointLoader.load_checkpoint(f'{scheme}://x/y')
 

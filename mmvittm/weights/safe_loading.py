@@ -18,7 +18,8 @@ def use_safe_loading(allow_pickle: bool = False) -> None:
     """Replace the loaders behind mmengine's ``load_from``, ``resume`` and ``init_cfg``.
 
     Args:
-        allow_pickle (bool): Unpickle any type, which may run code in the file. Defaults to False.
+        allow_pickle (bool): Unpickle any type, which may run code in the file. Defaults to False. Places other than
+            files and http(s), whose loaders always unpickle, are refused in either case.
     """
 
     def load_from_local(filename: str | Path, map_location: MapLocation = None) -> dict:
@@ -31,10 +32,9 @@ def use_safe_loading(allow_pickle: bool = False) -> None:
         raise UserError(f'{filename} was not loaded, since loading may run code: download it and pass its path')
 
     safe = {'': load_from_local, 'http://': load_from_http, 'https://': load_from_http}
-    # Loaders of other schemes unpickle what they download. mmengine logs the part of their names after `load_from_`.
+    # mmengine logs the part of the loaders' names after `load_from_`
     for prefix in list(CheckpointLoader._schemes):
-        if prefix in safe or not allow_pickle:
-            CheckpointLoader.register_scheme(prefix, safe.get(prefix, load_from_elsewhere), force=True)
+        CheckpointLoader.register_scheme(prefix, safe.get(prefix, load_from_elsewhere), force=True)
 
 
 def _drop_config(path: str | Path, checkpoint: dict) -> dict:
