@@ -100,7 +100,6 @@ class TokenEmbed(BaseModule):
         super().__init__(init_cfg)
         self.grid = grid
         self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
-        self._resampled: tuple[nn.Parameter, tuple[Grid, int], Tensor] | None = None
 
     def grid_for(self, source: Grid) -> Grid:
         """Grid of the tokens made from the other stream's map with ``source`` rows and columns."""
@@ -127,23 +126,8 @@ class TokenEmbed(BaseModule):
         trunc_normal_(self.pos_embed, std=0.02)
 
     def positions(self, grid: Grid) -> Tensor:
-        """Return the position embedding for ``grid``, ``(1, rows · columns, C)``; cached when gradients are off."""
-        if grid == self.grid or torch.is_grad_enabled() or self.pos_embed.is_inference() or _is_traced():
-            return resample_pos_embed(self.pos_embed, self.grid, grid)
-        key = grid, self.pos_embed._version
-        cached = self._resampled  # read once, since another thread may replace it
-        if cached is None or cached[0] is not self.pos_embed or cached[1] != key:
-            cached = self._resampled = self.pos_embed, key, resample_pos_embed(self.pos_embed, self.grid, grid)
-        return cached[2]
-
-    def train(self, mode: bool = True) -> 'TokenEmbed':
-        """Set the mode. Invalidates the cache, since writes to ``.data`` (mmengine's EMA) bypass version tracking."""
-        self._resampled = None
-        return super().train(mode)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> 'TokenEmbed':
-        self._resampled = None
-        return super()._apply(*args, **kwargs)
+        """Return the position embedding for ``grid``, ``(1, rows · columns, C)``."""
+        return resample_pos_embed(self.pos_embed, self.grid, grid)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         key = f'{prefix}pos_embed'
@@ -157,11 +141,6 @@ class TokenEmbed(BaseModule):
                 )
                 state_dict[key] = resample_pos_embed(loaded, source, self.grid)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _is_traced() -> bool:
-    # torch.compiler.is_compiling exists since torch 2.3
-    return torch.jit.is_tracing() or torch._dynamo.is_compiling()
 
 
 @TOKEN_EMBEDS.register_module()
