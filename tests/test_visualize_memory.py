@@ -117,6 +117,13 @@ def test_colours_follow_the_block_before():
     assert first.amax(0).tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize('tokens', [1, 2])
+def test_few_tokens_have_colours(tokens):
+    for colours in principal_colours([torch.randn(tokens, 8), torch.randn(tokens, 8)]):
+        assert colours.shape == (tokens, 3)
+        assert colours.isfinite().all()
+
+
 # The tool
 
 

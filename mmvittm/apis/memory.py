@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -155,6 +156,7 @@ def principal_colours(blocks: Sequence[Tensor]) -> list[Tensor]:
     for tokens in blocks:
         centred = tokens.float() - tokens.float().mean(0)
         scores = torch.linalg.svd(centred, full_matrices=False).U[:, :3]
+        scores = F.pad(scores, (0, 3 - scores.shape[1]))  # fewer tokens have fewer components
         if before is not None:
             left, _, right = torch.linalg.svd(scores.T @ before)
             scores = scores @ left @ right

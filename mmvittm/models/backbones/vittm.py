@@ -391,16 +391,18 @@ class ViTTM(
         return memory_block
 
     def _checked_out_stream(self, out_stream: str | Sequence[str]) -> tuple[str, ...]:
-        streams = (out_stream,) * len(self.out_indices) if isinstance(out_stream, str) else tuple(out_stream)
+        streams = (out_stream,) * len(self.out_indices) if isinstance(out_stream, str) else out_stream
+        if not isinstance(streams, (list, tuple)):
+            raise UserError(f'out_stream must be one or several of {", ".join(OUT_STREAMS)}, not {out_stream!r}')
         if len(streams) != len(self.out_indices):
             raise UserError(
                 f'out_stream names {len(streams)} streams for {len(self.out_indices)} out_indices: '
                 'give one for all, or one for each'
             )
         for stream in streams:
-            if stream not in OUT_STREAMS:
+            if stream not in tuple(OUT_STREAMS):  # a list has no hash
                 raise UserError(f'unknown out_stream {stream!r}: choose one of {", ".join(OUT_STREAMS)}')
-        return streams
+        return tuple(streams)
 
     def _unreachable(self) -> list[nn.Module]:
         """Modules that no output of ``forward`` depends on."""
