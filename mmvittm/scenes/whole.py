@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models import PatchTokens, ViTTM
 from ..models.streams import Grids, merge_regions, split_regions, tokens_to_map
+from ..weights.patch_resize import resize_matrix
 from .inputs import padded_size, read_normalized, track
 from .locality import measure_locality
 from .rasters import Raster, Window
@@ -151,7 +152,7 @@ class Scene:
         embed = model.backbone.memory_embed
         self._positions = embed.pos_embed.detach().unflatten(1, embed.grid)[0]
         self._resample = [
-            _resampling(source, target).to(self._positions)
+            resize_matrix(source, target, 'bicubic').to(self._positions)
             for source, target in zip(embed.grid, self.grid, strict=True)
         ]
         with torch.inference_mode():
@@ -161,7 +162,7 @@ class Scene:
         """Run all blocks on the memory in chunks; keep the process tokens after each."""
         backbone, (rows, columns) = self.model.backbone, self.grid
         pooling = [
-            _pooling(tokens, cells).to(self._positions)
+            F.adaptive_avg_pool1d(torch.eye(tokens), cells).to(self._positions)
             for tokens, cells in zip(self.grid, self.process_grid, strict=True)
         ]
         pooled = 0
@@ -293,20 +294,3 @@ def bilinear(part: range, scale: float, length: int, offset: int = 0) -> Tensor:
     position = ((output + 0.5) * scale - 0.5).clamp_min(0) - offset
     distance = position.clamp(0, length - 1)[:, None] - torch.arange(length)
     return (1 - distance.abs()).clamp_min(0)
-
-
-def _resampling(source: int, target: int) -> Tensor:
-    """Return the matrix ``(target, source)`` of ``resample_pos_embed`` along one axis."""
-    identity = torch.eye(source)
-    if source == target:
-        return identity
-    size = target, source
-    return F.interpolate(identity[None, None], size=size, mode='bicubic', align_corners=False, antialias=True)[0, 0]
-
-
-def _pooling(tokens: int, cells: int) -> Tensor:
-    """Return the matrix ``(tokens, cells)`` of ``F.adaptive_avg_pool2d`` along one axis."""
-    starts = torch.arange(cells) * tokens // cells
-    stops = -(-(torch.arange(cells) + 1) * tokens // cells)
-    index = torch.arange(tokens)[:, None]
-    return ((index >= starts) & (index < stops)) / (stops - starts)
