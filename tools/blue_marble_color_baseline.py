@@ -180,7 +180,7 @@ def main() -> None:
             )
             out.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
     if args.out:
-        console.print(f'Wrote {args.out}', soft_wrap=True, markup=False)
+        print(f'Wrote {args.out}')
 
 
 if __name__ == '__main__':

@@ -43,7 +43,7 @@ def run(console: Console, title: str, tool: str, *args: str | Path, output: Path
     """Run a tool of this folder and show its command line; what it prints may go to a file."""
     words = [os.path.relpath(TOOLS / tool), *map(str, args)]
     console.rule(title, align='left')
-    console.print(f'$ python {shlex.join(words)}', style='dim', soft_wrap=True, highlight=False)
+    console.print(f'$ python {shlex.join(words)}', style='dim', soft_wrap=True, highlight=False, markup=False)
     with output.open('w') if output else nullcontext() as file:
         done = subprocess.run([sys.executable, *words], stdout=file, check=False)
     if done.returncode:
@@ -90,9 +90,9 @@ def main() -> None:
     speeds = dict(zip(MODELS, json.loads(fps.read_text())['results'], strict=True))
     console.rule('Done', align='left')
     console.print(closing_table(metrics, speeds))
-    console.print(f'Time: network only, 512 × 512 pixels; details in {report}', soft_wrap=True)
-    console.print(f'Predictions of {SHOWN}: {drawn}', soft_wrap=True)
-    console.print(f'The demo took {(time.monotonic() - start) / 60:.1f} minutes.')
+    print(f'Time: network only, 512 × 512 pixels; details in {report}')
+    print(f'Predictions of {SHOWN}: {drawn}')
+    print(f'The demo took {(time.monotonic() - start) / 60:.1f} minutes.')
 
 
 if __name__ == '__main__':

@@ -15,7 +15,6 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
 from mmseg.structures import SegDataSample
 from PIL import Image
-from rich.console import Console
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import load_config
@@ -89,7 +88,7 @@ def main() -> None:
         image = np.asarray(Image.open(sample.img_path).convert('RGB'))
         prediction = sample.pred_sem_seg.data[0].cpu().numpy()
         draw(image, all_labels(cfg, sample), prediction, int(cfg.fold)).savefig(path, dpi=100)
-    Console(soft_wrap=True, markup=False).print(f'Wrote {args.out}')
+    print(f'Wrote {args.out}')
 
 
 if __name__ == '__main__':

@@ -123,7 +123,7 @@ def main() -> None:
             except UserError as error:
                 failed.append(error)
                 console.print(str(error), style='yellow', markup=False, soft_wrap=True)
-    Console(soft_wrap=True, markup=False).print(f'{len(todo) - len(failed)} of {len(todo)} files painted to {args.out}')
+    print(f'{len(todo) - len(failed)} of {len(todo)} files painted to {args.out}')
     if failed:
         reason = failed[0] if len(failed) == 1 else 'see above'
         raise UserError(f'{len(failed)} of {len(todo)} files failed: {reason}')

@@ -82,7 +82,7 @@ def measure(args: argparse.Namespace, console: Console) -> list[str]:
             continue
         out = str(args.out_dir / f'{name}.json')
         command = ['tools/fps_benchmark.py', *arguments(name, args.threads), '--out', out]
-        console.print(f'$ python {shlex.join(command)}', style='dim', soft_wrap=True, highlight=False)
+        console.print(f'$ python {shlex.join(command)}', style='dim', soft_wrap=True, highlight=False, markup=False)
         with (args.out_dir / f'{name}.log').open('w') as log:
             if subprocess.run([sys.executable, *command], stdout=log, stderr=log, check=False).returncode:
                 failed.append(name)
@@ -164,7 +164,7 @@ def main() -> None:
     write_section(DOC, f'\n{markdown(cells(shown, TABLE))}\n\n{origin}; [{source.name}]({relative}).\n')
     # PyPI shows the README without the repository around it
     write_section(README, f'\n{readme_table(shown)}\n\n{origin}; [{source.name}]({REPOSITORY}/{source.as_posix()}).\n')
-    console.print(f'wrote {DOC} and {README} from {source}', soft_wrap=True)
+    print(f'wrote {DOC} and {README} from {source}')
     if failed:
         raise UserError(f'these measurements failed: {", ".join(failed)}, see the logs in {args.out_dir}')
 

@@ -8,7 +8,6 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from rich.console import Console
 from torch import Tensor
 
 import mmvittm
@@ -54,11 +53,10 @@ def main() -> None:
     out = args.out.with_name(f'{args.out.stem}-{digest[:8]}{args.out.suffix}')
     with atomic_path(out) as path:
         path.write_bytes(content)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
     if 'ema_state_dict' in checkpoint:
-        console.print('Took the averaged weights.')
+        print('Took the averaged weights.')
     before, after = (size / 1e6 for size in (args.checkpoint.stat().st_size, len(content)))
-    console.print(f'Wrote {out}: {len(weights)} weights, {after:.1f} MB instead of {before:.1f} MB\nSHA-256 {digest}')
+    print(f'Wrote {out}: {len(weights)} weights, {after:.1f} MB instead of {before:.1f} MB\nSHA-256 {digest}')
 
 
 if __name__ == '__main__':

@@ -23,7 +23,6 @@ import torch
 from mmengine.fileio import load
 from pages import markdown, write_section
 from PIL import Image
-from rich.console import Console
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import build_model, load_config
@@ -173,7 +172,7 @@ def results_path() -> Path:
     return Path(f'results/scenes/scenes-cpu-{hardware_slug(describe_machine("cpu"))}.csv')
 
 
-def measure_all(args: argparse.Namespace, console: Console) -> Path:
+def measure_all(args: argparse.Namespace) -> Path:
     """Measure the rows that are missing in the results file."""
     out, start = args.out or results_path(), time.monotonic()
     frame = read_results(out) if out.is_file() else pd.DataFrame(columns=COLUMNS)
@@ -181,7 +180,7 @@ def measure_all(args: argparse.Namespace, console: Console) -> Path:
         if is_settled(row, frame, args.memory_only):
             continue
         if time.monotonic() - start > args.minutes * 60:
-            console.print('The time is up; run the tool again for the other rows.')
+            print('The time is up; run the tool again for the other rows.')
             break
         numbers = run_row(row, args)
         machine = numbers.pop('machine', {})
@@ -193,7 +192,8 @@ def measure_all(args: argparse.Namespace, console: Console) -> Path:
         frame = line if kept.empty else pd.concat([kept, line])
         with atomic_path(out) as file:
             frame.to_csv(file, index=False, float_format='%.4g')
-        console.print(*(f'{value:.3g}' if isinstance(value, float) else value for value in (row | numbers).values()))
+        values = (f'{value:.3g}' if isinstance(value, float) else value for value in (row | numbers).values())
+        print(*values, flush=True)
     return out
 
 
@@ -262,12 +262,11 @@ def main() -> None:
     if args.row:
         print(json.dumps(measure(args.row)))
         return
-    console = Console(soft_wrap=True)
     if args.render and not args.render.is_file():
         raise UserError(f'results file not found: {args.render}')
-    source = args.render or measure_all(args, console)
+    source = args.render or measure_all(args)
     render(source, args.doc)
-    console.print(f'Wrote {args.doc} from {source}')
+    print(f'Wrote {args.doc} from {source}')
 
 
 if __name__ == '__main__':

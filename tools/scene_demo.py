@@ -46,7 +46,7 @@ def main() -> None:
             progress=progress,
             reduce=args.reduce,
         )
-    Console(soft_wrap=True, markup=False).print(f'Wrote {args.out} and {preview}')
+    print(f'Wrote {args.out} and {preview}')
 
 
 if __name__ == '__main__':

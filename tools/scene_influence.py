@@ -13,7 +13,6 @@ import torch
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from rich.console import Console
 from torch import Tensor, nn
 
 from mmvittm.apis.cli import run_tool
@@ -110,7 +109,6 @@ def main() -> None:
             f'config {args.config} has no ViTTM with a memory of PatchTokens as its backbone: choose another'
         )
     patch = model.backbone.memory_embed.patch_size
-    console = Console(soft_wrap=True, markup=False, highlight=False)
     with open_raster(args.image) as raster, atomic_path(args.out) as path:
         box = whole_patches(args.box, patch, raster.size)
         image = read_normalized(model, raster, Window(0, 0, *padded_size(model, raster)))
@@ -122,12 +120,12 @@ def main() -> None:
             changes[name] = change.cpu()
             inside, beyond = (float(changes[name][where].mean()) for where in (~outside, outside))
             most = np.percentile(changes[name][outside], 99)
-            console.print(
+            print(
                 f'{name}: {inside:.1%} of the probabilities change inside the box, {beyond:.2%} outside; '
                 f'in 99 % of the pixels there less than {most:.1%}'
             )
         draw(changes, box).savefig(path, dpi=100)
-    console.print(f'Wrote {args.out}')
+    print(f'Wrote {args.out}')
 
 
 if __name__ == '__main__':

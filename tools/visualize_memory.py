@@ -19,7 +19,6 @@ import matplotlib
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from rich.console import Console
 from torch import Tensor, nn
 
 from mmvittm.apis.cli import run_tool
@@ -371,7 +370,7 @@ def main() -> None:
         figure = overview(view)
         figure.savefig(picture, dpi=90)
         plt.close(figure)
-    Console(soft_wrap=True).print(f'Wrote {files[0]} and {files[1]}')
+    print(f'Wrote {files[0]} and {files[1]}')
 
 
 if __name__ == '__main__':

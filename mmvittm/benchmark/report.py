@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..fileio import atomic_path
@@ -87,7 +88,7 @@ def show_table(console: Console, frame: pd.DataFrame, columns: dict[str, str], *
     for header in texts:
         table.add_column(header, justify='left' if header in ('run mode', 'weights', 'stopped by') else 'right')
     for row in texts.itertuples(index=False):
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
 
 

@@ -150,7 +150,7 @@ def is_finished(out: Path, overwrite: bool, complete: bool, kind: str) -> bool:
         UserError: If ``out`` must not be replaced: it holds other files, or it is damaged and ``overwrite`` is not set.
     """
     if complete and not overwrite:
-        Console().print(f'{out} is already complete; pass --overwrite to build it again.', soft_wrap=True)
+        print(f'{out} is already complete; pass --overwrite to build it again.')
         return True
     has_tiles = (out / 'images' / 'training').exists()  # a scene is no data set of tiles
     found = names_in(out, () if has_tiles and kind != TILES else ('images', 'annotations'), kind)
@@ -177,9 +177,8 @@ def main() -> None:
     splits = split_tiles(labels)
     with atomic_folder(args.out_dir) as folder:
         write(folder, image, labels, splits)
-    console = Console()
-    console.print(summary(labels, splits))
-    console.print(f'Wrote {args.out_dir}', soft_wrap=True, markup=False)
+    Console().print(summary(labels, splits))
+    print(f'Wrote {args.out_dir}')
 
 
 if __name__ == '__main__':

@@ -81,7 +81,7 @@ def main() -> None:
         labels = label_map(read_surface(), *read_zones(), image.shape[:2])
     with atomic_folder(args.out_dir) as folder:
         write(folder, image, labels)
-    Console().print(f'Wrote {args.out_dir}', soft_wrap=True)
+    print(f'Wrote {args.out_dir}')
 
 
 if __name__ == '__main__':

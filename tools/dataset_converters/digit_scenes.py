@@ -76,7 +76,6 @@ def annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
 
 def main() -> None:
     args = parse_args()
-    console = Console()
     if not Path(args.backgrounds, 'images').is_dir():
         raise UserError(f'{args.backgrounds} holds no Blue Marble data set: make it with `mmvittm data blue-marble`')
     count = 12 if args.grid else args.scenes
@@ -85,7 +84,7 @@ def main() -> None:
     if args.grid:
         with atomic_path(args.grid) as path:
             grid(list(scenes)).save(path)
-        console.print(f'Wrote {args.grid}', soft_wrap=True, markup=False)
+        print(f'Wrote {args.grid}')
         return
     if names_in(args.out_dir, ('images', 'annotations', 'instances.json'), KIND) and not args.overwrite:
         raise UserError(f'{args.out_dir} exists: pass --overwrite to replace it')
@@ -102,9 +101,7 @@ def main() -> None:
             coco['images'].append(dict(id=number, file_name=name, height=args.side, width=args.side))
             coco['annotations'] += annotations(scene, number, len(coco['annotations']) + 1)
         (folder / 'instances.json').write_text(json.dumps(coco))
-    console.print(
-        f'Wrote {args.out_dir}: {args.scenes} scenes, {len(coco["annotations"])} digits', soft_wrap=True, markup=False
-    )
+    print(f'Wrote {args.out_dir}: {args.scenes} scenes, {len(coco["annotations"])} digits')
 
 
 if __name__ == '__main__':

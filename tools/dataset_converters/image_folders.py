@@ -38,18 +38,15 @@ def convert(description: str, out_dir: str, classes: tuple[str, ...], read: Call
     )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing data set')
     args = parser.parse_args()
-    console = Console()
     if names_in(args.out_dir, ('train', 'val'), 'data set of train and val') and not args.overwrite:
-        console.print(
-            f'{args.out_dir} is already there; pass --overwrite to build it again.', soft_wrap=True, markup=False
-        )
+        print(f'{args.out_dir} is already there; pass --overwrite to build it again.')
         return
     splits = read()
     with atomic_folder(args.out_dir) as folder:
         for name, split in splits.items():
             _write(folder / name, split, classes)
     counts = ', '.join(f'{len(split.labels)} images in {name}' for name, split in splits.items())
-    console.print(f'Wrote {args.out_dir}: {counts}', soft_wrap=True, markup=False)
+    print(f'Wrote {args.out_dir}: {counts}')
 
 
 def _write(folder: Path, split: Split, classes: tuple[str, ...]) -> None:

@@ -112,6 +112,7 @@ def main() -> None:
     dtype = 'int8' if args.int8 else args.dtype
     format = FORMATS[args.format]
     format.check(dtype)
+    require_writable(args.out)
 
     cfg = load_config(args.config)
     torch.manual_seed(0)
@@ -123,7 +124,11 @@ def main() -> None:
 
     network = inference_network(model)
     name = '_'.join((metadata.config, '{}x{}'.format(*metadata.shape), dtype))
-    with staging_folder(args.out) as staging, Console(stderr=True).status('exporting') as status:
+    # beside the files to write, so that they can be moved
+    with (
+        tempfile.TemporaryDirectory(prefix='.export-', dir=args.out) as staging,
+        Console(stderr=True).status('exporting') as status,
+    ):
         path = Path(staging, name + format.suffix)
         format.export(network, torch.from_numpy(images), path, dtype, dataclasses.asdict(metadata), calibration)
         status.update('checking')
@@ -132,16 +137,7 @@ def main() -> None:
         for file in reversed(format.files(path)):
             file.replace(args.out / file.name)
     console.print(f'{measured} of {"images" if task.name == "classification" else "pixels"}')
-    console.print(args.out / path.name, markup=False)
-
-
-def staging_folder(out: Path) -> tempfile.TemporaryDirectory:
-    """Create a temporary folder beside the files to write."""
-    require_writable(out)
-    try:
-        return tempfile.TemporaryDirectory(prefix='.export-', dir=out)
-    except OSError as error:
-        raise UserError(f'cannot write to {out}: {error.strerror}, choose a folder you can write to') from error
+    print(args.out / path.name)
 
 
 if __name__ == '__main__':

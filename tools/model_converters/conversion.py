@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from rich.console import Console
 from torch import Tensor
 
 import mmvittm
@@ -88,7 +87,7 @@ def convert_file(
         )
         meta = {key: str(value) for key, value in meta.items()}
         temporary.write_bytes(serialize(state_dict, meta, dst.suffix))
-    Console().print(f'Wrote {dst}: {len(state_dict)} weights', soft_wrap=True, highlight=False, markup=False)
+    print(f'Wrote {dst}: {len(state_dict)} weights')
 
 
 def check_fit(backbone: dict, state_dict: dict[str, Tensor]) -> None:
@@ -101,4 +100,4 @@ def check_fit(backbone: dict, state_dict: dict[str, Tensor]) -> None:
 def print_config(backbone: dict, remark: str = '') -> None:
     """Print a backbone's config as Python, for a config file."""
     text = Config(dict(model=dict(backbone=backbone))).pretty_text.rstrip()
-    Console().print(f'{remark}\n{text}'.lstrip(), soft_wrap=True, markup=False)
+    print(f'{remark}\n{text}'.lstrip())
