@@ -404,6 +404,23 @@ def test_fixed_token_numbers_refuse_other_input_sizes(options, size, sentence):
         tiny_vittm(out_stream='memory', **options)(images(1, *size))
 
 
+@pytest.mark.parametrize('name', ['LinearAttention', 'FocusedLinearAttention'])
+def test_adapters_and_hooks_of_values_act_for_any_number_of_tokens(name):
+    """Such as LoRA's, which replaces the layer, and pruning's, which hooks it."""
+
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    head, source, query = build_head(name, 500, 4).float(), torch.randn(1, 500, 16), torch.randn(1, 4, 16)
+    expected = 2 * head(source, query)
+    hook = head.v.register_forward_hook(lambda module, args, output: 2 * output)
+    torch.testing.assert_close(head(source, query), expected)
+    hook.remove()
+    head.v.__class__ = Doubled
+    torch.testing.assert_close(head(source, query), expected)
+
+
 # Half precision
 
 

@@ -126,6 +126,6 @@ def _fits(model: nn.Module, key: str, loaded: Tensor, expected: Tensor) -> bool:
 
 
 def _changes_weights(module: nn.Module) -> bool:
-    """Whether a module changes weights while it loads them, as ours and mmpretrain's ViTs do, and mmseg's does not."""
+    """Return True if the module changes weights on loading: ours and mmpretrain's ViTs resample positions."""
     own_loading = type(module)._load_from_state_dict is not nn.Module._load_from_state_dict
     return own_loading or bool(module._load_state_dict_pre_hooks)

@@ -39,9 +39,9 @@ class LinearAttention(RWHead):
 
     def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4, init_cfg: dict | None = None) -> None:
         super().__init__(embed_dims, num_heads, init_cfg)
-        latent_dims = latent_width(embed_dims, latent_ratio, num_heads)
-        self.q = nn.Linear(embed_dims, latent_dims)
-        self.k = nn.Linear(embed_dims, latent_dims)
+        self.latent_dims = latent_width(embed_dims, latent_ratio, num_heads)
+        self.q = nn.Linear(embed_dims, self.latent_dims)
+        self.k = nn.Linear(embed_dims, self.latent_dims)
         self.v = nn.Linear(embed_dims, embed_dims)
 
     def forward(self, source: Tensor, query: Tensor) -> Tensor:
@@ -95,7 +95,9 @@ class LinearAttention(RWHead):
 
     def _average(self, tokens: int) -> Callable[[Tensor, Tensor, torch.dtype], Tensor]:
         """Choose the order with fewer multiply-adds for this number of source tokens."""
-        width, latent, per_head = self.embed_dims, self.k.out_features, self.embed_dims // self.num_heads
+        if type(self.v) is not nn.Linear or self.v._forward_hooks or self.v._forward_pre_hooks:
+            return self._project_then_average  # an adapter or hook acts in the call of v, not on its weight
+        width, latent, per_head = self.embed_dims, self.latent_dims, self.embed_dims // self.num_heads
         project_first = tokens * width * (width + latent // self.num_heads)
         average_first = latent * width * (tokens + per_head)
         return self._average_then_project if average_first < project_first else self._project_then_average
