@@ -12,11 +12,13 @@ from helpers.tiny import images, randomize, tiny_backbone, tiny_vittm
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmseg.apis import MMSegInferencer
+from safetensors.torch import load_file, save_file
 
 import mmvittm
 from mmvittm import ViTTM
 from mmvittm.__main__ import COMMANDS, TOOLS, main
 from mmvittm.apis.config import build_model, load_config
+from mmvittm.errors import UserError
 from mmvittm.models.fusions import EraseFusion
 
 SEGMENTOR = 'vittm-b_28-28_upernet_8xb2-160k_ade20k-504x504'
@@ -77,6 +79,19 @@ def test_saved_with_classes_for_types(tmp_path):
     model = randomize(MODELS.build(cfg)).eval()
     model.save_pretrained(tmp_path)
     torch.testing.assert_close(ViTTM.from_pretrained(tmp_path).eval()(images()), model(images()), rtol=0, atol=0)
+
+
+def test_pretrained_weights_are_complete_and_stay(tmp_path):
+    (model := tiny_vittm(drop_path_rate=0.5)).save_pretrained(tmp_path)
+    loaded = ViTTM.from_pretrained(tmp_path)
+    assert not loaded.training
+    loaded.init_weights()  # mmengine's Runner calls it
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+    weights = load_file(tmp_path / 'model.safetensors')
+    save_file({f'backbone.{name}': value for name, value in weights.items()}, tmp_path / 'model.safetensors')
+    with pytest.raises(UserError, match=r'model\.safetensors does not fit the model: missing: '):
+        ViTTM.from_pretrained(tmp_path)
 
 
 def test_one_line_builds_on_a_config(tmp_path):

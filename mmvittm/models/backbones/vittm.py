@@ -225,7 +225,8 @@ class ViTTM(
         init_cfg (dict, optional): Initialisation config, for instance ``dict(type='Pretrained', checkpoint=…)``.
 
     ``save_pretrained(folder)`` writes ``config.json`` and ``model.safetensors``; ``from_pretrained`` reads them from a
-    folder or the Hugging Face Hub, and takes arguments to override.
+    folder or the Hugging Face Hub, and takes arguments to override. It returns the model in eval mode,
+    and refuses weights that are not complete or do not fit.
 
     Parameters behind the last output stay in the model, so that a checkpoint fits every choice of outputs; they are
     frozen, and ``forward`` skips them.
@@ -342,6 +343,14 @@ class ViTTM(
             self._refuse_fixed_tokens('rw_region')
         for module in (*self._unreachable(), *self._frozen()):
             module.requires_grad_(False)
+
+    @classmethod
+    def _load_as_safetensor(cls, model: 'ViTTM', model_file: str, map_location: str, strict: bool) -> 'ViTTM':
+        from ...weights.loading import load_weights  # that package imports the models
+
+        load_weights(model, model_file)
+        model._is_init = True  # or mmengine's Runner would draw the weights anew
+        return model.to(map_location).eval()
 
     def _arch_settings(self, arch: str | dict) -> dict:
         if isinstance(arch, str):
