@@ -345,7 +345,7 @@ class ViTTM(
             module.requires_grad_(False)
 
     @classmethod
-    def _load_as_safetensor(cls, model: 'ViTTM', model_file: str, map_location: str, strict: bool) -> 'ViTTM':
+    def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
         from ...weights.loading import load_weights  # that package imports the models
 
         load_weights(model, model_file)
