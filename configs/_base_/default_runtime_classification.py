@@ -3,4 +3,4 @@ _base_ = './default_runtime.py'
 default_scope = 'mmpretrain'
 visualizer = dict(type='UniversalVisualizer')
 log_processor = dict(by_epoch=True)
-tta_model = dict(type='AverageClsScoreTTA')
+tta_model = dict(type='mmvittm.AverageStreamScoreTTA')

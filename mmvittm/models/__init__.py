@@ -12,12 +12,13 @@ from .rw_heads import (
     LinearAttention,
     TokenLearner,
 )
-from .streams import Streams
+from .stream_tta import AverageStreamScoreTTA
 from .token_embeds import LearnedTokens, PatchTokens, PooledCells, PooledTokens
 
 __all__ = [
     'AddEraseFusion',
     'AddFusion',
+    'AverageStreamScoreTTA',
     'CrossAttention',
     'DynaMixer',
     'EraseFusion',
@@ -33,7 +34,6 @@ __all__ = [
     'PixelShuffleHead',
     'PooledCells',
     'PooledTokens',
-    'Streams',
     'TokenLearner',
     'ViTTM',
     'ViTTMClsHead',
