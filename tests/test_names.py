@@ -20,6 +20,7 @@ from mmvittm.__main__ import COMMANDS, TOOLS, main
 from mmvittm.apis.config import build_model, load_config
 from mmvittm.errors import UserError
 from mmvittm.models.fusions import EraseFusion
+from mmvittm.models.token_embeds import resample_pos_embed
 
 SEGMENTOR = 'vittm-b_28-28_upernet_8xb2-160k_ade20k-504x504'
 CLASSIFIER = 'vittm-s_28-28_in21k-p-pre_32xb128-300e_in1k'
@@ -65,6 +66,20 @@ def test_save_and_load_a_folder(tmp_path):
     torch.testing.assert_close(again(images()), model(images()), rtol=0, atol=0)
     larger = ViTTM.from_pretrained(tmp_path / 'tiny', img_size=32)
     assert larger.memory_embed.pos_embed.shape[1] == 64 and larger.out_stream == ('memory',)
+    with pytest.raises(UserError, match='does not fit the arguments given: missing: layers'):
+        ViTTM.from_pretrained(tmp_path / 'tiny', memory_block=dict(type='MemoryConvNeXt'))
+    (tmp_path / 'tiny/config.json').unlink()
+    with pytest.raises(UserError, match=r'config\.json is missing: save the model with save_pretrained'):
+        ViTTM.from_pretrained(tmp_path / 'tiny')
+
+
+def test_load_a_folder_at_another_size(tmp_path):
+    """A grid of 9×16 has the length of one of 12×12."""
+    model = tiny_vittm(img_size=(36, 64))
+    model.save_pretrained(tmp_path)
+    larger = ViTTM.from_pretrained(tmp_path, img_size=(72, 128))
+    expected = resample_pos_embed(model.memory_embed.pos_embed, (9, 16), (18, 32))
+    assert torch.equal(larger.memory_embed.pos_embed, expected)
 
 
 def test_saved_from_a_config(tmp_path):

@@ -1,6 +1,8 @@
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf, prod
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +23,7 @@ from ..fusions import Fusion
 from ..memory_blocks import MemoryBlock
 from ..rw_heads import RWHead
 from ..streams import OUT_STREAMS, Grid, Grids, Streams, merge_regions, split_regions, tokens_to_map
-from ..token_embeds import TokenEmbed
+from ..token_embeds import TokenEmbed, resample_pos_embed
 
 
 class ViTTMLayer(BaseModule):
@@ -189,7 +191,8 @@ class ViTTM(
         arch (str | dict): 'tiny', 'small', 'base' or 'large', or a dict of ``embed_dims``, ``num_layers``,
             ``num_heads`` and ``feedforward_channels``.
         img_size (int | tuple[int, int]): Height and width in pixels that the position embeddings are made for. Images
-            of other sizes work too, unless a head or fusion is built for a fixed number of tokens.
+            of other sizes work too, unless a head or fusion is built for a fixed number of tokens. Patches at the
+            bottom and right are padded, so whole patches (``size_divisor`` of the data preprocessor) keep maps aligned.
         in_channels (int): Channels of the image.
         memory_embed (dict): Embedding of the memory tokens, from :data:`mmvittm.registry.TOKEN_EMBEDS`.
         process_embed (dict): Embedding of the process tokens, from the same registry.
@@ -213,7 +216,8 @@ class ViTTM(
         layer_scale_init_value (float): Initial layer scale of the ViT blocks (DeiT-III); 0 for none.
         drop_rate (float): Dropout after the position embeddings and in the ViT blocks.
         drop_path_rate (float): Stochastic depth of the last ViT block; it increases linearly from 0 over the blocks.
-        rw_drop_path_rate (float): Stochastic depth of every read and write.
+            Without ``global_attention`` it is drawn for each region.
+        rw_drop_path_rate (float): Stochastic depth of every read and write, drawn for each region of ``rw_region``.
         norm_cfg (dict): Config of the LayerNorms outside of heads and memory blocks.
         stream_norms (bool): Whether both streams are normalised before reads and before writes, as in the paper.
         frozen_stages (int): 0 freezes the embeddings, n also the first n blocks, -1 nothing.
@@ -347,8 +351,22 @@ class ViTTM(
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
         from ...weights.loading import load_weights  # that package imports the models
+        from ...weights.mismatch import describe_mismatch
 
-        load_weights(model, model_file)
+        config = Path(model_file).with_name('config.json')
+        if not config.is_file():
+            raise UserError(f'{config} is missing: save the model with save_pretrained, which writes both files')
+        # The length of a stored position embedding does not tell its grid, so load into a model as it was saved first.
+        with torch.device('meta'):
+            stored = cls(**json.loads(config.read_text()))
+        load_weights(stored.to_empty(device='cpu'), model_file)
+        weights = stored.state_dict()
+        for name in ('memory_embed', 'process_embed'):
+            theirs, ours = getattr(stored, name), getattr(model, name)
+            weights[f'{name}.pos_embed'] = resample_pos_embed(theirs.pos_embed, theirs.grid, ours.grid)
+        if problem := describe_mismatch(model, weights):
+            raise UserError(f'{model_file} does not fit the arguments given: {problem}')
+        model.load_state_dict(weights)
         model._is_init = True  # or mmengine's Runner would draw the weights anew
         return model.to(map_location).eval()
 
@@ -438,7 +456,7 @@ class ViTTM(
             module.eval()
         return self
 
-    def forward(self, x: Tensor) -> tuple[Tensor | Streams, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor | tuple[Tensor, Tensor], ...]:
         """Compute the outputs.
 
         Args:
@@ -446,8 +464,8 @@ class ViTTM(
 
         Returns:
             tuple: For each out index, without a final norm, a map ``(B, C, H', W')`` on the grid of its stream, or
-            ``(B, 2C, H', W')`` for 'concat'; for 'tokens' :class:`Streams` of process tokens ``(B, Np, C)`` after the
-            final norm and memory tokens ``(B, Nm, C)``, which have none.
+            ``(B, 2C, H', W')`` for 'concat'; for 'tokens' a tuple of process tokens ``(B, Np, C)`` after the final
+            norm and memory tokens ``(B, Nm, C)``, which have none.
 
         Raises:
             UserError: If an image is smaller than a patch, or its size does not fit a head or fusion of a fixed number
@@ -573,7 +591,7 @@ class ViTTM(
         if rw_drop_path_rate:
             raise UserError('memory_chunk would drop the writes of each chunk separately: set rw_drop_path_rate=0')
 
-    def _output(self, stream: str, streams: Streams, grids: Grids, regions: Grid) -> Tensor | Streams:
+    def _output(self, stream: str, streams: Streams, grids: Grids, regions: Grid) -> Tensor | tuple[Tensor, Tensor]:
         out = OUT_STREAMS[stream]
         if regions != (1, 1):
             process = merge_regions(streams.process, grids.process, regions)
