@@ -520,6 +520,7 @@ def test_way_back_of_a_training_checkpoint(run_tool, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert 'averaged' in done.stdout and 'Dropped 4 weights of neck and heads' in done.stdout
+    assert 'alibi_slopes' in done.stdout and 'rw_head=dict(' in done.stdout
     classifier = ('head.', 'fc_norm', 'process_head.')
     expected = {key: value for key, value in used_weights(golden).items() if not key.startswith(classifier)}
     assert_same(torch.load(tmp_path / 'theirs.pth', weights_only=True)['state_dict'], expected)

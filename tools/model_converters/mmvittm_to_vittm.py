@@ -8,7 +8,7 @@ strict=False.
 import argparse
 from pathlib import Path
 
-from conversion import add_arch_options, arch_options, check_fit, convert_file, converter_parser
+from conversion import add_arch_options, arch_options, check_fit, convert_file, converter_parser, print_config
 from rich.console import Console
 from torch import Tensor
 
@@ -16,6 +16,9 @@ from mmvittm.apis.cli import run_tool
 from mmvittm.weights import authors_to_mmvittm, infer_authors_arch, mmvittm_to_authors
 from mmvittm.weights.loading import unwrapped
 
+ASSUMED = """\
+# The authors' code takes the weights for those of this model. Focused attention, rw_region, alibi_slopes and another
+# eps do not show in weights: a model that has them gives other outputs there."""
 # Modules of a segmentor that the authors' layout, a classifier's, does not have.
 SEGMENTOR_ONLY = ('neck.', 'decode_head.', 'auxiliary_head.', 'data_preprocessor.')
 
@@ -34,11 +37,13 @@ def main() -> None:
         weights = unwrapped(checkpoint)
         ours = {key: value for key, value in weights.items() if not key.startswith(SEGMENTOR_ONLY)}
         theirs = mmvittm_to_authors(ours)
-        check_fit(infer_authors_arch(theirs, **arch_options(args))['backbone'], authors_to_mmvittm(theirs))
+        backbone = infer_authors_arch(theirs, **arch_options(args))['backbone']
+        check_fit(backbone, authors_to_mmvittm(theirs))
         if 'ema_state_dict' in checkpoint:
             console.print('Converted the averaged weights.')
         if len(ours) < len(weights):
             console.print(f'Dropped {len(weights) - len(ours)} weights of neck and heads.')
+        print_config(backbone, ASSUMED)
         return theirs
 
     convert_file(args.src, args.dst, Path(__file__).name, convert)
