@@ -164,6 +164,11 @@ def test_model_without_transformer(tmp_path):
         train(model, tmp_path, interval=1, iterations=1)
 
 
+def test_memory_in_chunks(tmp_path):
+    with pytest.raises(UserError, match='needs all memory tokens of backbone at once, and memory_chunk is 4: leave'):
+        train(classifier(memory_chunk=4), tmp_path, interval=1, iterations=1)
+
+
 def test_interval():
     with pytest.raises(UserError, match='interval of TrainingDynamicsHook must be at least 1, not 0'):
         TrainingDynamicsHook(interval=0)

@@ -34,7 +34,7 @@ class TrainingDynamicsHook(Hook):
         interval (int): Number of iterations between two logs. Defaults to 50.
 
     Raises:
-        UserError: If ``interval`` is not positive, or the model has neither.
+        UserError: If ``interval`` is not positive, the model has neither, or its memory comes in chunks.
     """
 
     priority = 'LOW'
@@ -58,6 +58,12 @@ class TrainingDynamicsHook(Hook):
                 'TrainingDynamicsHook found neither ViTTM nor VisionTransformer in the model: '
                 'remove it from custom_hooks'
             )
+        for name, backbone in self._backbones.items():
+            if getattr(backbone, 'memory_chunk', None) is not None:
+                raise UserError(
+                    f'TrainingDynamicsHook needs all memory tokens of {name} at once, and memory_chunk is '
+                    f'{backbone.memory_chunk}: leave one of them out'
+                )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Register the forward hooks for a logged iteration."""
