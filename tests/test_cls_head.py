@@ -1,18 +1,21 @@
 """The classifier's head: losses of both streams, whose logits count, what it refuses."""
 
+from copy import deepcopy
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.tiny import tiny_backbone
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmpretrain import get_model
+from mmpretrain import FeatureExtractor, get_model
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
 
 from mmvittm.errors import UserError
-from mmvittm.models import ViTTMClsHead
+from mmvittm.models import AverageStreamScoreTTA, ViTTMClsHead
 from mmvittm.models.token_embeds import resample_pos_embed
 
 BACKBONE = tiny_backbone(out_stream='tokens')
@@ -21,10 +24,13 @@ BACKBONE = tiny_backbone(out_stream='tokens')
 HEAD = dict(type='mmvittm.ViTTMClsHead', num_classes=3, in_channels=16)
 
 
+def build_cfg(data_preprocessor: dict | None = None, **head) -> dict:
+    return dict(type='ImageClassifier', backbone=BACKBONE, head=HEAD | head, data_preprocessor=data_preprocessor)
+
+
 def build(data_preprocessor: dict | None = None, **head) -> nn.Module:
     torch.manual_seed(0)
-    cfg = dict(type='ImageClassifier', backbone=BACKBONE, head=HEAD | head, data_preprocessor=data_preprocessor)
-    model = MODELS.build(cfg)
+    model = MODELS.build(build_cfg(data_preprocessor, **head))
     model.init_weights()
     return model
 
@@ -123,6 +129,16 @@ def test_accuracy_of_each_stream():
     assert evaluator.evaluate(1) == {'memory/top1': 0.0, 'process/top1': 100.0, 'mean/top1': 0.0}
 
 
+@torch.no_grad()
+def test_scores_of_augmented_images_are_averaged_for_each_stream():
+    model, (images, _) = build().eval(), batch()
+    views = [model(each, mode='predict') for each in (images, images.flip(3))]
+    merged = AverageStreamScoreTTA(model).merge_preds(list(zip(*deepcopy(views), strict=True)))
+    for sample, first, second in zip(merged, *views, strict=True):
+        for name in ('pred_score', 'pred_score_memory', 'pred_score_process', 'pred_score_mean'):
+            torch.testing.assert_close(sample.get(name), (first.get(name) + second.get(name)) / 2)
+
+
 # In mmpretrain's hands
 
 
@@ -149,6 +165,18 @@ def test_features_of_every_stage():
     pre_process, pre_memory = model.extract_feat(images, stage='pre_logits')
     torch.testing.assert_close(model.head.memory_fc(pre_memory), model(images, mode='tensor'))
     torch.testing.assert_close(pre_process, F.layer_norm(process.mean(1), (16,), eps=1e-6))
+
+
+@torch.no_grad()
+def test_feature_extractor():
+    cfg = Config(dict(model=build_cfg(), default_scope='mmpretrain'))
+    cfg.test_dataloader = dict(dataset=dict(type='CustomDataset', pipeline=[dict(type='PackInputs')]))
+    extractor = FeatureExtractor(cfg, pretrained=False, device='cpu')
+    image = np.arange(768).astype(np.uint8).reshape(16, 16, 3)
+    (features,) = extractor([image], stage='pre_logits')
+    inputs = extractor.model.data_preprocessor(dict(inputs=torch.tensor(image).permute(2, 0, 1)[None]))['inputs']
+    for found, expected in zip(features, extractor.model.extract_feat(inputs, stage='pre_logits'), strict=True):
+        torch.testing.assert_close(found, expected[0])
 
 
 @pytest.mark.parametrize(('layer', 'stream', 'side'), [('memory_block', 'memory', 4), ('vit_block', 'process', 2)])

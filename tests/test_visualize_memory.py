@@ -65,8 +65,8 @@ def test_recorded_tokens_and_maps_are_the_models(chunk):
     model = tiny_vittm(out_indices=(0, 1), out_stream='tokens', memory_chunk=chunk)
     grids, blocks = record(model, images(1))
     assert grids == ((2, 2), (4, 4))
-    for block, expected in zip(blocks, model(images(1)), strict=True):
-        torch.testing.assert_close(block.tokens.memory, expected.memory[0], rtol=1e-4, atol=1e-4)
+    for block, (_, memory) in zip(blocks, model(images(1)), strict=True):
+        torch.testing.assert_close(block.tokens.memory, memory[0], rtol=1e-4, atol=1e-4)
         assert block.read.weights.shape == (2, 4, 16)
         assert block.write.weights.shape == (2, 16, 4)
     layer = model.layers[0]
@@ -102,7 +102,7 @@ def test_receptive_field_is_the_norm_of_the_jacobian():
     model = tiny_vittm(out_stream='tokens', out_indices=(0, 1)).double()
     image = images(1).double()
     fields = receptive_fields(model, image, (3, 7), probes=400)
-    jacobian = torch.autograd.functional.jacobian(lambda x: model(x)[1].memory[0, 7], image)
+    jacobian = torch.autograd.functional.jacobian(lambda x: model(x)[1][1][0, 7], image)
     torch.testing.assert_close(fields[1].memory, jacobian[:, 0].square().sum((0, 1)).sqrt(), rtol=0.3, atol=1e-4)
     assert len(fields) == 2
     assert fields[0].process.shape == (16, 16)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from helpers.tiny import ARCH as TINY_ARCH
 from helpers.tiny import ATTENTION_HEADS, images, tiny_vittm
+from mmengine.analysis import get_model_complexity_info
 from torch.autograd.graph import saved_tensors_hooks
 
 from mmvittm.errors import UserError
@@ -124,7 +125,7 @@ def test_learned_memory_is_not_written_to():
     """Chunks are written in place, and learned tokens are a parameter."""
     model = tiny_vittm(memory_embed=dict(type='LearnedTokens', grid=(4, 4)), memory_chunk=5, out_stream='tokens')
     with torch.no_grad():
-        first, second = (model(images(1))[0].memory for _ in range(2))
+        first, second = (model(images(1))[0][1] for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
@@ -233,8 +234,8 @@ def test_maps_of_regions_are_in_order():
     image = images(1, 16, 32)
     options = dict(rw_region=(1, 2), out_indices=(1, 1))
     process, memory = tiny_vittm(out_stream=('process', 'concat'), **options)(image)
-    (tokens,) = tiny_vittm(out_stream='tokens', rw_region=(1, 2))(image)
-    assert torch.equal(memory[:, 16:], tokens.memory.transpose(1, 2).unflatten(2, (4, 8)))
+    ((_, tokens),) = tiny_vittm(out_stream='tokens', rw_region=(1, 2))(image)
+    assert torch.equal(memory[:, 16:], tokens.transpose(1, 2).unflatten(2, (4, 8)))
     assert process.shape == (1, 16, 2, 4)
 
 
@@ -335,6 +336,17 @@ def test_rows_of_cells_are_resampled_along_the_rows():
     source.load_state_dict(dict(pos_embed=ramp))
     target.load_state_dict(source.state_dict())
     torch.testing.assert_close(target.pos_embed[0, 1:-1, 0], torch.arange(2.5, 14, 2), rtol=0, atol=0.1)
+
+
+@pytest.mark.filterwarnings('ignore')  # of the tracer
+def test_multiply_adds_of_a_model_with_cells():
+    cells, pooled = (
+        build(process_embed=cfg) for cfg in (dict(type='PooledCells', rows=4), dict(type='PooledTokens', grid=4))
+    )
+    counts = [
+        get_model_complexity_info(model, (3, 32, 32), show_table=False, show_arch=False) for model in (cells, pooled)
+    ]
+    assert counts[0]['flops'] == counts[1]['flops'] > 0
 
 
 def test_cells_with_a_fusion_of_fixed_tokens():

@@ -72,7 +72,7 @@ class OutStream(NamedTuple):
         final_norm (bool): Whether the process tokens pass through the final norm first.
     """
 
-    make: Callable[[Streams, Grids], Tensor | Streams]
+    make: Callable[[Streams, Grids], Tensor | tuple[Tensor, Tensor]]
     uses_memory: bool
     final_norm: bool = False
 
@@ -81,5 +81,6 @@ OUT_STREAMS = dict(
     process=OutStream(process_map, uses_memory=False),
     memory=OutStream(memory_map, uses_memory=True),
     concat=OutStream(concat_map, uses_memory=True),
-    tokens=OutStream(lambda streams, grids: streams, uses_memory=True, final_norm=True),
+    # a plain tuple, since mmpretrain's FeatureExtractor makes each again from a list
+    tokens=OutStream(lambda streams, grids: (streams.process, streams.memory), uses_memory=True, final_norm=True),
 )

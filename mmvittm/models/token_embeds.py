@@ -234,7 +234,7 @@ class PooledCells(PooledTokens):
     def grid_for(self, source: Grid) -> Grid:
         """The rows, and the columns that make the cells square, at least one."""
         rows = self.grid[0]
-        return rows, max(1, round(rows * source[1] / source[0]))
+        return rows, max(1, round(rows * int(source[1]) / int(source[0])))  # int: tracing makes sizes tensors
 
     def stored_grid(self, num_tokens: int) -> Grid:
         """One column, of any number of rows."""

@@ -10,6 +10,8 @@ from ...registry import MODELS
 from ..builder import positive_int
 from ..streams import Streams
 
+Tokens = tuple[Tensor, Tensor]  # of process and memory
+
 
 @MODELS.register_module()
 class ViTTMClsHead(ClsHead):
@@ -65,28 +67,28 @@ class ViTTMClsHead(ClsHead):
         self.memory_fc = nn.Linear(in_channels, num_classes)
         self.process_fc = nn.Linear(in_channels, num_classes)
 
-    def pre_logits(self, feats: tuple[Streams, ...]) -> Streams:
-        """Return the normalised mean tokens of the last out index, ``(B, C)`` each."""
+    def pre_logits(self, feats: tuple[Tokens, ...]) -> Tokens:
+        """Return the normalised mean process and memory tokens of the last out index, ``(B, C)`` each."""
         if isinstance(feats[-1], Tensor):
             raise UserError("ViTTMClsHead needs the tokens of both streams: set out_stream='tokens' in the backbone")
-        streams = Streams(*feats[-1])
-        return Streams(self.process_norm(streams.process.mean(1)), self.memory_norm(streams.memory.mean(1)))
+        process, memory = feats[-1]
+        return self.process_norm(process.mean(1)), self.memory_norm(memory.mean(1))
 
-    def stream_logits(self, feats: tuple[Streams, ...]) -> Streams:
+    def stream_logits(self, feats: tuple[Tokens, ...]) -> Streams:
         """Return the logits of both classifiers, ``(B, num_classes)`` each."""
         process, memory = self.pre_logits(feats)
         return Streams(self.process_fc(self.dropout(process)), self.memory_fc(self.dropout(memory)))
 
-    def named_logits(self, feats: tuple[Streams, ...]) -> dict[str, Tensor]:
+    def named_logits(self, feats: tuple[Tokens, ...]) -> dict[str, Tensor]:
         """Return the logits of the predictions 'memory', 'process' and 'mean', ``(B, num_classes)`` each."""
         logits = self.stream_logits(feats)
         return {name: choose(logits) for name, choose in self.PREDICTIONS.items()}
 
-    def forward(self, feats: tuple[Streams, ...]) -> Tensor:
+    def forward(self, feats: tuple[Tokens, ...]) -> Tensor:
         """Return the logits ``(B, num_classes)`` of the prediction ``predict_from``."""
         return self.PREDICTIONS[self.predict_from](self.stream_logits(feats))
 
-    def loss(self, feats: tuple[Streams, ...], data_samples: list, **kwargs: Any) -> dict[str, Tensor]:
+    def loss(self, feats: tuple[Tokens, ...], data_samples: list, **kwargs: Any) -> dict[str, Tensor]:
         """Return ``memory_loss`` and ``process_loss``, and with ``cal_acc`` the accuracy of every prediction."""
         terms = {
             f'{name}_{term}': value
@@ -96,7 +98,7 @@ class ViTTMClsHead(ClsHead):
         del terms['mean_loss']  # the mean has no classifier of its own to train
         return terms
 
-    def predict(self, feats: tuple[Streams, ...], data_samples: list | None = None) -> list:
+    def predict(self, feats: tuple[Tokens, ...], data_samples: list | None = None) -> list:
         """Return data samples with the prediction ``predict_from`` and the scores of each as ``pred_score_<name>``."""
         logits = self.named_logits(feats)
         data_samples = self._get_predictions(logits[self.predict_from], data_samples)
