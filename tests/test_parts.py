@@ -358,6 +358,7 @@ PATCHES = dict(type='PatchTokens', patch_size=8)
             dict(process_embed=dict(type='PooledTokens')),
             "token embedding PooledTokens missing a required argument: 'grid'",
         ),
+        (dict(drop_rate='0.1'), "drop_rate must be a number from 0 to below 1, not '0.1'"),
         (dict(process_embed=dict(type='PooledCells', rows=0)), 'rows must be a whole number above 0, not 0'),
         (dict(process_embed=dict(type='LearnedTokens', grid=(2, 0))), 'grid must be a whole number above 0, not 0'),
         (dict(process_embed=dict(type='LearnedTokens', grid=(2, 2, 2))), 'grid must be a whole number or a pair'),

@@ -428,6 +428,8 @@ def test_bad_channels_and_modes(channels, mode, problem):
 def test_a_palette_has_a_colour_for_each_class():
     with pytest.raises(UserError, match='palette has 2 colours for 3 classes'):
         predict_scene(SimpleNamespace(out_channels=3), 'a.png', 'b.png', [(0, 0, 0)] * 2)
+    with pytest.raises(UserError, match='palette has 0 colours for 3 classes'):
+        predict_scene(SimpleNamespace(out_channels=3), 'a.png', 'b.png')
 
 
 def test_crops_without_gaps(tmp_path):

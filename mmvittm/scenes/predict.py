@@ -55,7 +55,8 @@ def predict_scene(
             file cannot be written.
     """
     image, labels = (Path(path).expanduser() for path in (image, labels))
-    palette = model.dataset_meta['palette'] if palette is None else palette
+    if palette is None:
+        palette = getattr(model, 'dataset_meta', {}).get('palette', ())
     if model.out_channels == 1:
         raise UserError('a head with one logit for two classes is not supported: set out_channels=2')
     _check(image, labels, palette, model.out_channels, mode, memory, preview)

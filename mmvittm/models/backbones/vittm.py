@@ -300,7 +300,7 @@ class ViTTM(
                 f'neither memory_embed {type(self.memory_embed).__name__} nor process_embed '
                 f'{type(self.process_embed).__name__} starts from the image: choose PatchTokens for one of them'
             )
-        self.drop_after_pos = nn.Dropout(drop_rate)
+        self.drop_after_pos = nn.Dropout(drop_probability('drop_rate', drop_rate))
 
         process_tokens = prod(self.process_embed.grid_for(self.memory_embed.grid))
         memory_tokens = prod(self.memory_embed.grid_for(self.process_embed.grid))
