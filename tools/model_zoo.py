@@ -1,6 +1,7 @@
 """Write the table of docs/model-zoo.md from the CSV files in results/ and the names of the configs."""
 
 import argparse
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,7 +86,7 @@ def measurements() -> Iterator[tuple[str, dict]]:
                 continue
             config = f'configs/{study["configs"][row["model"]]}'
             if study.get('shape') in (None, list(input_size(load_config(config)))):
-                yield config, cells(row['ms'], row['GMACs'], row['parameters'])
+                yield config, cells(row['machine'], row['ms'], row['GMACs'], row['parameters'])
     frames = [pd.read_csv(path) for path in Path('results/speed').glob('fps-*.csv')]
     if not frames:
         return
@@ -94,13 +95,14 @@ def measurements() -> Iterator[tuple[str, dict]]:
     rows = frame[chosen & frame['batch'].eq(1) & frame['swept.name'].isna()]
     for row in rows.sort_values('time_ms.precision', ascending=False).to_dict('records'):  # the last one counts
         macs, parameters = row['macs_per_image'] / 1e9, row['parameters'] / 1e6
-        yield row['config'], cells(row['time_ms.median'], macs, parameters, row['peak_memory'] / 1e6)
+        memory = row['peak_memory'] / 1e6
+        yield row['config'], cells(row['machine'], row['time_ms.median'], macs, parameters, memory)
 
 
-def cells(*values: float) -> dict[str, str]:
+def cells(machine: str = NONE, *values: float) -> dict[str, str]:
     """Return the cells of a measurement by header; a value may be missing or NaN."""
     headers = {'ms': 0, 'GMACs': 1, 'parameters, M': 1, 'memory, MB': 0}
-    row = dict.fromkeys(headers, NONE)
+    row = dict.fromkeys(headers, NONE) | {'CPU': re.sub(r'\(R\)| Processor|,.*', '', machine)}
     for (header, digits), value in zip(headers.items(), values, strict=False):
         row[header] = f'{value:.{digits}f}' if value == value else NONE
     return row
