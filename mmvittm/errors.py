@@ -18,7 +18,10 @@ def error_text(error: BaseException) -> str:
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if 'Original Traceback' in text:  # from a data loader worker
         text = text.strip().rpartition('\n')[2]
-    text = ' '.join(text.split()) or f'`{traceback.extract_tb(error.__traceback__)[-1].line}` does not hold'
+    text = ' '.join(text.split())
+    if not text:
+        line = f'`{traceback.extract_tb(error.__traceback__)[-1].line}`'
+        text = f'{line} does not hold' if isinstance(error, AssertionError) else f'{type(error).__name__} at {line}'
     return text if len(text) <= _LONGEST else f'{text[:_LONGEST]}…'
 
 

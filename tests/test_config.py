@@ -30,9 +30,9 @@ def config(model=None, **others) -> Config:
 def test_load_config_follows_bases_and_overrides(tmp_path):
     (tmp_path / 'base.py').write_text('model = dict(depth=1, width=8)')
     (tmp_path / 'child.py').write_text("_base_ = './base.py'\nmodel = dict(depth=2)")
-    cfg = load_config(tmp_path / 'child.py', {'model.width': 16, 'other.name': 'x'})
+    cfg = load_config(tmp_path / 'child.py', {'model.width': 16, 'train_cfg.name': 'x'})
     assert cfg.model == dict(depth=2, width=16)
-    assert cfg.other.name == 'x'
+    assert cfg.train_cfg.name == 'x'
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,9 @@ def test_error_that_is_not_the_configs():
     [
         (dict(model=dict(backbone=dict(img_size=224))), (224, 224)),
         (dict(model=dict(backbone=dict(img_size=224), data_preprocessor=dict(size=(48, 64)))), (48, 64)),
-        (dict(model=dict(data_preprocessor=dict(size=(8, 8))), crop_size=(16, 32)), (16, 32)),
+        (dict(model=dict(data_preprocessor=dict(size=(8, 8))), crop_size=(16, 32)), (8, 8)),
+        (dict(model=dict(data_preprocessor=dict(size=(8, 8))), test_size=(16, 32)), (16, 32)),
+        (dict(model=dict(backbone=dict(img_size=224)), crop_size=(16, 32)), (16, 32)),
         (dict(model=dict(data_preprocessor=dict(test_cfg=dict(size=(5, 6)))), crop_size=(16, 32)), (5, 6)),
         (
             dict(model=dict(data_preprocessor=dict(test_cfg=dict(size_divisor=32)), backbone=dict(img_size=[7, 9]))),

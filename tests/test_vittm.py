@@ -11,10 +11,10 @@ from mmengine.analysis import get_model_complexity_info
 from torch.autograd.graph import saved_tensors_hooks
 
 from mmvittm.errors import UserError
-from mmvittm.models import ViTTM
+from mmvittm.models import AddFusion, LinearAttention, MemoryMLP, ViTTM
 from mmvittm.models.distance_attention import distance_bias
 from mmvittm.models.streams import Streams
-from mmvittm.models.token_embeds import PooledCells, grid_of, resample_pos_embed
+from mmvittm.models.token_embeds import PooledCells, PooledTokens, grid_of, resample_pos_embed
 from mmvittm.registry import RW_HEADS
 
 ARCH = TINY_ARCH | dict(num_layers=3)
@@ -274,6 +274,36 @@ def test_components_that_chunks_would_change(options, sentence):
         tiny_vittm(**options)
 
 
+@pytest.mark.parametrize(
+    ('key', 'base'), [('rw_head', LinearAttention), ('fusion', AddFusion), ('memory_block', MemoryMLP)]
+)
+def test_a_component_of_ones_own_may_mix_tokens_unless_it_says_so(key, base):
+    silent = type('Silent', (base,), {})
+    with pytest.raises(UserError, match='does not work with Silent, which may mix the memory tokens'):
+        build(memory_chunk=4, **{key: dict(type=silent)})
+    build(memory_chunk=4, **{key: dict(type=type('Loud', (base,), dict(per_token=True)))})
+
+
+@pytest.mark.parametrize(
+    ('image', 'given'),
+    [
+        (torch.zeros(3, 16, 16), r'torch.float32 of shape \(3, 16, 16\)'),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), 'torch.uint8'),
+    ],
+)
+def test_what_is_no_batch_of_images(image, given):
+    with pytest.raises(UserError, match=r'images are floating-point numbers of shape \(B, C, H, W\), not ' + given):
+        build()(image)
+
+
+def test_positions_differ_before_init_weights_and_leave_the_random_numbers_alone():
+    torch.manual_seed(0)
+    embed = PooledTokens(grid=4, embed_dims=8)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert embed.pos_embed.std() > 0.01 and torch.equal(torch.rand(1), drawn)
+
+
 @pytest.mark.parametrize('size', [(32, 32), (33, 47), (8, 8), (40, 24)])
 def test_images_are_padded_at_the_bottom_and_right(size):
     model = build(out_stream='process')
@@ -501,7 +531,7 @@ def test_bad_arguments(options, sentence):
 
 
 def test_image_of_other_channels():
-    with pytest.raises(UserError, match='the image has 4 channels and in_channels is 3: set in_channels'):
+    with pytest.raises(UserError, match='the image has 4 channels in its shape .*, and in_channels is 3: set in_channels'):
         build()(torch.randn(1, 4, 32, 32))
 
 

@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     model.add_argument('--checkpoint', nargs='+', default=[], help='one per config (default: random weights)')
     model.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, help='overrides for all configs')
     model.add_argument('--batch-size', type=positive_int, help='images per batch (default: 1)')
-    shape_help = "H or H W (default: config's test size)"
+    shape_help = "H or H W (default: the config's input size)"
     model.add_argument('--shape', type=positive_int, nargs='+', metavar='H', help=shape_help)
     model.add_argument('--whole-patches', action='store_true', help='round the size down to whole patches per config')
     model.add_argument('--backbone-only', action='store_true', help='run backbones without neck and head')

@@ -105,7 +105,8 @@ def jobs(source: Path, out: Path) -> list[tuple]:
         if is_named(path, IMAGE_SUFFIXES + VIDEO_SUFFIXES)
     ]
     if not found:
-        raise UserError(f'no image or video ({", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}) in {source}')
+        suffixes = ', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+        raise UserError(f'no image or video ({suffixes}) in {source}; its subfolders are not searched')
     return found
 
 

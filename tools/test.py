@@ -59,6 +59,9 @@ def use_tta(cfg: Config) -> None:
 
 def main() -> None:
     args = parse_args()
+    for folder in filter(None, (args.out, args.show_dir)):
+        if Path(folder).is_file():
+            raise UserError(f'{folder} is a file: name a folder')
     cfg = config_from_args(args)
     cfg.load_from = args.checkpoint
     first_step = FirstStepHook()

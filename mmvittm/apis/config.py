@@ -15,14 +15,15 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..errors import UserError, error_text
-from .config_errors import config_name, dicts_in, explain_config_errors, in_scope
+from .config_errors import RUNNER_KEYS, config_name, dicts_in, did_you_mean, explain_config_errors, in_scope
 
 # The keys that give the test size, in order of precedence.
 SIZE_KEYS = (
     'model.data_preprocessor.test_cfg.size',
-    'crop_size',
+    'test_size',
     'model.data_preprocessor.size',
     'data_preprocessor.size',
+    'crop_size',
     'model.backbone.img_size',
 )
 
@@ -82,13 +83,24 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
     except Exception as error:  # a config is Python code and may raise anything
         raise UserError(f'config {path} cannot be read: {_reading_problem(error)}') from error
     try:
+        _check_names(cfg, cfg_options or {})
         cfg.merge_from_dict(cfg_options or {})
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f'the overrides {cfg_options} do not fit config {path}: {error_text(error)}') from error
     for place, node in dicts_in(cfg):
         for key, value in node.items():
             _check_value(path, f'{place}.{key}', value)
     return cfg
+
+
+def _check_names(cfg: Config, options: dict) -> None:
+    """Refuse an override that nothing would read."""
+    for key in options:
+        name = key.partition('.')[0]
+        if name not in (known := {*cfg, *RUNNER_KEYS}):
+            raise UserError(f'config {cfg.filename} has no {name} to override{did_you_mean(name, known)}')
 
 
 def _check_value(path: Path, place: str, value: object) -> None:

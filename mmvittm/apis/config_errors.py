@@ -13,7 +13,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import METRICS, OPTIMIZERS, DefaultScope, Registry, root
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
 from ..errors import UserError, error_text
 from ..fileio import atomic_path
@@ -21,6 +21,14 @@ from .cli import known_problem
 
 TRACEBACK = 'traceback.log'  # in the work dir
 _PARTS = 'config_parts'  # attribute of an error
+# What a Runner reads of a config, or our tools.
+RUNNER_KEYS = (
+    *inspect.signature(FlexibleRunner).parameters,
+    *inspect.signature(Runner).parameters,
+    'runner_type',
+    'tta_model',
+    'tta_pipeline',
+)
 
 Node = tuple[str, Mapping]  # a dict of the config, and its place such as 'model.backbone'
 
@@ -131,7 +139,7 @@ def check_metric_arguments(cfg: Config) -> None:
             if inspect.isclass(cls) and any(base.__module__.startswith('mmseg.') for base in cls.__mro__):
                 known = _parameters(cls)
                 for key in node.keys() - known - {'type', '_scope_'}:
-                    problem = f"unexpected argument '{key}'{_did_you_mean(key, known)}"
+                    problem = f"unexpected argument '{key}'{did_you_mean(key, known)}"
                     raise UserError(f'{config_name(cfg)}: {place} ({cls.__name__}): {problem}')
 
 
@@ -206,7 +214,7 @@ def _explanation(node: Mapping, error: Exception, registry: Registry) -> str:
     if isinstance(error, TypeError) and inspect.isclass(cls):
         known = _parameters(cls)
         unknown = [key for key in node if key not in known and f"'{key}'" in str(error)]
-        hint = _did_you_mean(unknown[0], known) if unknown else ''
+        hint = did_you_mean(unknown[0], known) if unknown else ''
     return f' ({getattr(cls, "__name__", cls)}): {_reason(error)}{hint}'
 
 
@@ -224,7 +232,7 @@ def find_class(kind: object, registry: Registry) -> object:
 
 
 def _unknown(name: str, registry: Registry) -> str:
-    return f"unknown type '{name}'{_did_you_mean(name, _registered(registry))}"
+    return f"unknown type '{name}'{did_you_mean(name, _registered(registry))}"
 
 
 def _registered(registry: Registry) -> set[str]:
@@ -237,6 +245,6 @@ def _registered(registry: Registry) -> set[str]:
     return names
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, sorted(known), n=1)
     return f", did you mean '{close[0]}'?" if close else ''

@@ -78,8 +78,12 @@ def build_runner(cfg: Config, allow_pickle: bool = False, verbose: bool = True) 
     check_metric_arguments(cfg)
     check_optimizer(cfg)
     init_cpu_process_group(cfg)
+    resumes = None
     if cfg.get('resume') == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
         newest = newest_checkpoint(cfg.work_dir, _checkpoint_folder(cfg), allow_pickle)
+        resumes = (
+            f'resuming from {newest}' if newest else f'no checkpoint in {_checkpoint_folder(cfg)} yet: starting anew'
+        )
         cfg.resume = newest is not None
         cfg.load_from = str(newest) if newest else cfg.get('load_from')
     hooks = cfg.get('default_hooks') or {}
@@ -92,6 +96,8 @@ def build_runner(cfg: Config, allow_pickle: bool = False, verbose: bool = True) 
     if not verbose and not any(isinstance(hook, ProgressBarHook) for hook in runner.hooks):
         runner.register_hook(ProgressBarHook())
     runner.logger.addFilter(_is_of_use)
+    if resumes:
+        runner.logger.info(resumes, extra=dict(terminal=True))
     runner.register_hook(dict(type='mmvittm.SyncRunningStatsHook'))
     return runner
 

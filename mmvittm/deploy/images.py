@@ -61,7 +61,10 @@ def _test_images(cfg: Config) -> list[Path]:
         return []
     with in_scope(cfg):
         dataset = build_unloaded(next(innermost_datasets(cfg.test_dataloader.dataset)))
-    infos = (dataset.get_data_info(index) for index in range(len(dataset))) if dataset is not None else ()
+    if dataset is None:
+        return []
+    dataset.full_init()
+    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
     return [Path(info['img_path']) for info in infos if 'img_path' in info]
 
 

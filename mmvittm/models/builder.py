@@ -29,7 +29,7 @@ def build_component(registry: Registry, base: type[nn.Module], cfg: dict, **cont
     cls = cfg['type'] if inspect.isclass(cfg['type']) else registry.get(cfg['type'])
     if cls is None:
         known = ', '.join(sorted(registry.module_dict))
-        raise UserError(f'unknown {registry.name} {cfg["type"]!r}: choose one of {known}')
+        raise UserError(f'unknown {registry.name} {cfg["type"]!r}: choose one of {known}, or import yours')
     if not issubclass(cls, base):
         raise UserError(f'{registry.name} {cls.__name__} must derive from {base.__module__}.{base.__name__}')
     signature = inspect.signature(cls)
@@ -41,6 +41,11 @@ def build_component(registry: Registry, base: type[nn.Module], cfg: dict, **cont
         known = ', '.join(signature.parameters)
         raise UserError(f'{registry.name} {cls.__name__} {error}: its options are {known}') from error
     return cls(**options)
+
+
+def is_per_token(component: nn.Module) -> bool:
+    """Return True if the component's own class says ``per_token = True``; what its base class says does not count."""
+    return vars(type(component)).get('per_token', False)
 
 
 def positive_int(name: str, value: Any) -> int:

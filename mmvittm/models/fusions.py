@@ -18,6 +18,8 @@ class Fusion(BaseModule):
     Attributes:
         fixed_tokens (bool): Whether it is built for a fixed number of tokens. The backbone then refuses other input
             sizes.
+        per_token (bool): True if it treats each token by itself, as memory in chunks and scenes need. Not inherited: a
+            subclass says so itself.
     """
 
     fixed_tokens = False
@@ -31,6 +33,8 @@ class Fusion(BaseModule):
 class AddFusion(Fusion):
     """``target + update``: the fusion of every published model (ViTTM paper)."""
 
+    per_token = True
+
     def forward(self, target: Tensor, update: Tensor) -> Tensor:
         """``(B, M, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""
         return target + update
@@ -39,6 +43,8 @@ class AddFusion(Fusion):
 @FUSIONS.register_module()
 class EraseFusion(Fusion):
     """``update`` replaces the target (ViTTM paper)."""
+
+    per_token = True
 
     def forward(self, target: Tensor, update: Tensor) -> Tensor:
         """``(B, M, C)``, ``(B, M, C)`` -> ``(B, M, C)``."""

@@ -18,7 +18,8 @@ class MemoryBlock(BaseModule):
     is passed ``embed_dims`` if it names it.
 
     Attributes:
-        per_token (bool): Whether the block treats every token independently of the others.
+        per_token (bool): True if the block treats each token by itself, as :meth:`ViTTM.forward` in chunks and scenes
+            need. Not inherited: a subclass says so itself.
     """
 
     per_token = True
@@ -51,6 +52,8 @@ class MemoryMLP(MemoryBlock):
         mlp_ratio (float): Hidden width of the MLP divided by ``embed_dims``. Defaults to 4.
     """
 
+    per_token = True
+
     def __init__(self, embed_dims: int, mlp_ratio: float = 4.0) -> None:
         # the initialisation of timm's ViT, as in the authors' code
         super().__init__(init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0))
@@ -79,8 +82,6 @@ class MemoryConvNeXt(MemoryBlock):
     Raises:
         UserError: If ``kernel_size`` is even, or an option is out of range.
     """
-
-    per_token = False
 
     def __init__(self, embed_dims: int, kernel_size: int = 7, mlp_ratio: float = 4.0) -> None:
         # ConvNeXt's own initialisation

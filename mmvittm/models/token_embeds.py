@@ -100,6 +100,10 @@ class TokenEmbed(BaseModule):
         super().__init__(init_cfg)
         self.grid = grid
         self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # for use without init_weights(); the other weights' draws stay the same
+            trunc_normal_(self.pos_embed, std=0.02)
 
     def grid_for(self, source: Grid) -> Grid:
         """Grid of the tokens made from the other stream's map with ``source`` rows and columns."""
@@ -178,8 +182,8 @@ class PatchTokens(TokenEmbed):
         channels, height, width = x.shape[1:]
         if channels != self.in_channels:
             raise UserError(
-                f'the image has {channels} channels and in_channels is {self.in_channels}: set in_channels of the '
-                'backbone, and mean and std of the data_preprocessor'
+                f'the image has {channels} channels in its shape {tuple(x.shape)}, (B, C, H, W), and in_channels is '
+                f'{self.in_channels}: set in_channels of the backbone, and mean and std of the data_preprocessor'
             )
         if height < self.patch_size[0] or width < self.patch_size[1]:
             raise UserError(

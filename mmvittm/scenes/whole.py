@@ -105,13 +105,11 @@ def _check(model: EncoderDecoder) -> None:
     backbone = model.backbone
     if not isinstance(backbone, ViTTM):
         raise UserError(f'a {type(backbone).__name__} cannot see a scene in one pass: use a ViTTM, or slide over it')
-    layer, region = backbone.layers[0], backbone.rw_region
+    mixing, region = backbone.mixing_component, backbone.rw_region
     problems = {
         'memory_embed must be PatchTokens': not isinstance(backbone.memory_embed, PatchTokens),
         'process_embed must be PooledTokens, PooledCells or LearnedTokens': backbone.process_embed.from_image,
-        f'{type(layer.write_head).__name__} takes one number of tokens only': layer.write_head.fixed_tokens,
-        f'{type(backbone.write_fusion).__name__} takes one number of tokens only': backbone.write_fusion.fixed_tokens,
-        f'{type(backbone.mixing_memory_block).__name__} mixes memory tokens': backbone.mixing_memory_block is not None,
+        f'{type(mixing).__name__} may mix memory tokens': mixing is not None,
         'rw_region must have all rows of the process grid': region and region[0] != backbone.process_embed.grid[0],
         'out_stream must be memory or concat': not {'memory', 'concat'}.issuperset(backbone.out_stream),
         'the decode head must have align_corners=False': model.align_corners,

@@ -4,7 +4,7 @@
 _base_ = './blue_marble.py'
 data_root = 'data/blue_marble_scene'
 data_help = 'make it with `python -m mmvittm data blue-marble-scene`'
-crop_size = (2700, 5400)  # of the whole scene
+test_size = (2700, 5400)  # of the whole scene
 window_size = (2700, 300)
 train_pipeline = [
     dict(type='mmvittm.Cached', transforms=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ...registry import FUSIONS, MEMORY_BLOCKS, MODELS, RW_HEADS, TOKEN_EMBEDS
-from ..builder import build_component, drop_probability, positive_int, size_2d
+from ..builder import build_component, drop_probability, is_per_token, positive_int, size_2d
 from ..distance_attention import DistanceLayer, distance_bias
 from ..fusions import Fusion
 from ..memory_blocks import MemoryBlock
@@ -236,7 +236,7 @@ class ViTTM(
     frozen, and ``forward`` skips them.
 
     Raises:
-        UserError: If an argument is unknown or out of range.
+        UserError: If a value is unknown or out of range.
     """
 
     num_extra_tokens = 0  # no class token; mmpretrain's tools ask
@@ -344,7 +344,7 @@ class ViTTM(
         if memory_chunk is not None:
             self._check_chunks(rw_drop_path_rate)
         if rw_region is not None:
-            self._refuse_fixed_tokens('rw_region')
+            self._refuse_fixed_tokens()
         for module in (*self._unreachable(), *self._frozen()):
             module.requires_grad_(False)
 
@@ -496,6 +496,9 @@ class ViTTM(
         return distance_bias(grid, regions, self.alibi_slopes, like=self.memory_embed.pos_embed)
 
     def _embed(self, image: Tensor) -> tuple[Streams, Grids]:
+        if image.ndim != 4 or not image.is_floating_point():
+            given = f'{image.dtype} of shape {tuple(image.shape)}'
+            raise UserError(f'images are floating-point numbers of shape (B, C, H, W), not {given}')
         if self.memory_embed.from_other_stream:
             process, process_grid = self.process_embed(image)
             memory, memory_grid = self.memory_embed(tokens_to_map(process, process_grid))
@@ -527,10 +530,10 @@ class ViTTM(
         """The read/write head or fusion that is built for a fixed number of tokens, if there is one."""
         return next((part for part in (self.layers[0].read_head, self.read_fusion) if part.fixed_tokens), None)
 
-    def _refuse_fixed_tokens(self, option: str) -> None:
+    def _refuse_fixed_tokens(self) -> None:
         if fixed := self._fixed_component():
             raise UserError(
-                f'{option} does not work with {type(fixed).__name__}, whose number of tokens is fixed: leave one of '
+                f'rw_region does not work with {type(fixed).__name__}, whose number of tokens is fixed: leave one of '
                 'them out'
             )
 
@@ -576,17 +579,17 @@ class ViTTM(
         return after
 
     @property
-    def mixing_memory_block(self) -> MemoryBlock | None:
-        """The first memory block that mixes tokens, which cannot run in chunks; None if there is none."""
-        return next((layer.memory_block for layer in self.layers if not layer.memory_block.per_token), None)
+    def mixing_component(self) -> nn.Module | None:
+        """The first component that may mix memory tokens, which cannot run in chunks; None if there is none."""
+        components = self.layers[0].write_head, self.write_fusion, *(layer.memory_block for layer in self.layers)
+        return next((component for component in components if not is_per_token(component)), None)
 
     def _check_chunks(self, rw_drop_path_rate: float) -> None:
         """Refuse what couples memory tokens across chunks."""
-        self._refuse_fixed_tokens('memory_chunk')
-        if mixing := self.mixing_memory_block:
+        if mixing := self.mixing_component:
             raise UserError(
-                f'memory_chunk does not work with {type(mixing).__name__}, which mixes the memory tokens: '
-                'leave one of them out'
+                f'memory_chunk does not work with {type(mixing).__name__}, which may mix the memory tokens: leave '
+                'one of them out, or set per_token = True in a class that treats each by itself'
             )
         if rw_drop_path_rate:
             raise UserError('memory_chunk would drop the writes of each chunk separately: set rw_drop_path_rate=0')

@@ -27,6 +27,8 @@ class RWHead(BaseModule):
     Attributes:
         fixed_tokens (bool): Whether the head is built for fixed numbers of tokens. The backbone then refuses other
             input sizes.
+        per_token (bool): True if :meth:`update` treats each query token by itself, as memory in chunks and scenes need.
+            Not inherited: a subclass says so itself.
 
     Raises:
         UserError: If a number is not positive, or ``num_heads`` does not divide ``embed_dims``.

@@ -20,6 +20,8 @@ class CrossAttention(RWHead):
         init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
     """
 
+    per_token = True
+
     def __init__(self, embed_dims: int, num_heads: int, init_cfg: dict | None = None) -> None:
         super().__init__(embed_dims, num_heads, init_cfg)
         self.q, self.k, self.v, self.proj = (nn.Linear(embed_dims, embed_dims) for _ in range(4))

@@ -33,6 +33,8 @@ class FocusedLinearAttention(LinearAttention):
         UserError: If ``focusing_factor`` is below 1 or infinite.
     """
 
+    per_token = True
+
     eps = 0.0  # the features are positive, and may all be small
 
     def __init__(

@@ -22,6 +22,8 @@ class LatentAttention(RWHead):
         init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
     """
 
+    per_token = True
+
     def __init__(
         self, embed_dims: int, latent_ratio: int = 4, hidden_dims: int = 64, init_cfg: dict | None = None
     ) -> None:

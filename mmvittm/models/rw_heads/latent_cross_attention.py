@@ -21,6 +21,8 @@ class LatentCrossAttention(RWHead):
         init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
     """
 
+    per_token = True
+
     def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4, init_cfg: dict | None = None) -> None:
         super().__init__(embed_dims, num_heads, init_cfg)
         num_latents = latent_width(embed_dims, latent_ratio, num_heads, minimum=2)

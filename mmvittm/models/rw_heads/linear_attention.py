@@ -35,6 +35,8 @@ class LinearAttention(RWHead):
         init_cfg (dict, optional): Initialisation, see :class:`RWHead`.
     """
 
+    per_token = True
+
     eps = 1e-6  # of the denominator
 
     def __init__(self, embed_dims: int, num_heads: int, latent_ratio: int = 4, init_cfg: dict | None = None) -> None:
