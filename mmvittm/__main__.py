@@ -37,9 +37,10 @@ def summary(tool: str) -> str:
     return re.split(r'[.:]\s|\.$', ast.get_docstring(ast.parse((TOOLS / tool).read_text(encoding='utf-8'))))[0]
 
 
-def usage() -> str:
-    """List the commands."""
-    lines = [f'  {command:24}{summary(tool)}' for command, tool in COMMANDS.items()]
+def usage(group: str = '') -> str:
+    """List the commands of a group such as ``data``, all if there is no such group."""
+    listed = [command for command in COMMANDS if command.startswith(f'{group} ')] or list(COMMANDS)
+    lines = [f'  {command:24}{summary(COMMANDS[command])}' for command in listed]
     return '\n'.join(['usage: mmvittm COMMAND …, with --help for the arguments of one', '', *lines])
 
 
@@ -51,8 +52,9 @@ def main() -> None:
         if command in COMMANDS:
             break
     else:
-        asked = words[:1] in (['-h'], ['--help'])
-        sys.exit(print(usage()) if asked else f'{usage()}\n\nerror: no such command: {" ".join(words[:2])}')
+        text = usage(*words[:1])
+        asked = not words or {'-h', '--help'} & set(words)
+        sys.exit(print(text) if asked else f'{text}\n\nerror: no such command: {" ".join(words[:2])}')
     tool = TOOLS / COMMANDS[command]
     sys.argv = [str(tool), *words[count:]]
     sys.path.insert(0, str(tool.parent))  # as for a script

@@ -136,7 +136,7 @@ def studied(run_tool, data, tmp_path_factory):
     """The folder, error and output of a study with a config between two others that does not build."""
     folder = tmp_path_factory.mktemp('study')
     configs = dict(
-        A=write_config(folder / 'a.py', data),
+        A=Path(write_config(folder / 'a.py', data)).name,  # from the folder of the study
         broken=write_config(folder / 'broken.py', data, model__backbone__rw_heads='CrossAttention'),
         B=write_config(folder / 'b.py', data, model__backbone__fusion=dict(type='EraseFusion')),
     )
@@ -162,6 +162,15 @@ def test_runs_are_recorded(studied):
     curves = pd.read_csv(folder / 'results/tiny/curves.csv')
     assert list(zip(curves.model, curves.step, strict=True)) == [('A', 1), ('A', 2), ('B', 1), ('B', 2)]
     assert curves.mIoU[3] == pytest.approx(runs.mIoU['B'], abs=0.01)
+
+
+def test_page_of_ones_own_study(studied, study_tool, monkeypatch):
+    """It lies beside the CSV files, not in docs/study.md of wherever the tool is called."""
+    folder, study, *_ = studied
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, 'argv', ['study.py', str(study), '--report', '--results', str(folder / 'results')])
+    study_tool.main()
+    assert '## Tiny' in (folder / 'results/tiny/README.md').read_text() and not (folder / 'docs').exists()
 
 
 def test_scalars_of_the_log_are_recorded(studied):
@@ -211,7 +220,7 @@ def test_a_model_starts_from_its_first_stage(run_tool, data, tmp_path, monkeypat
     weights, wanted = (load_checkpoint_file(path)['state_dict'] for path in last)
     names = [name for name in weights if not name.rpartition('.')[2].startswith(('running', 'num_batches'))]
     torch.testing.assert_close({name: weights[name] for name in names}, {name: wanted[name] for name in names})
-    alone = tool.build_runs(yaml.safe_load(study.read_text()) | dict(first_stages={}), {}, tmp_path)
+    alone = tool.build_runs(tool.load_study(study)[1] | dict(first_stages={}), {}, tmp_path)
     assert alone[0].hash != run['hash'], 'another result'
 
 
@@ -375,7 +384,7 @@ def test_first_stages_normalise_as_their_segmentors(study_tool):
 def test_options_of_one_model(study_tool, tmp_path):
     cifar = dict.fromkeys('AB', 'vittm/vittm-6x96_4-8_1xb128-2e_cifar10.py')
     study = dict(
-        configs=cifar, repeats=dict(name='seed', values=[0], keys=['randomness.seed']),
+        configs=cifar, repeats=dict(name='seed', values=[0], keys=['randomness.seed']), folder=tmp_path,
         options={'train_dataloader.batch_size': 64}, model_options=dict(B={'train_dataloader.batch_size': 32}),
     )  # fmt: skip
     runs = study_tool.build_runs(study, {}, tmp_path)

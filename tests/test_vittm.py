@@ -531,7 +531,9 @@ def test_bad_arguments(options, sentence):
 
 
 def test_image_of_other_channels():
-    with pytest.raises(UserError, match='the image has 4 channels in its shape .*, and in_channels is 3: set in_channels'):
+    with pytest.raises(
+        UserError, match=r'the image has 4 channels in its shape .*, and in_channels is 3: set in_channels'
+    ):
         build()(torch.randn(1, 4, 32, 32))
 
 

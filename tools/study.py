@@ -60,15 +60,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--jobs', type=positive_int, default=1, metavar='N', help='runs at a time (default: 1)')
     parser.add_argument('--time', action='store_true', help='only time all models; needs a quiet machine')
     parser.add_argument('--report', action='store_true', help='only write the report from the CSV files')
-    parser.add_argument('--results', type=Path, default=Path('results'), help='folder of the CSV files')
-    parser.add_argument('--docs', type=Path, default=Path('docs/study.md'), help='page of the report')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'), help='logs and checkpoints')
+    parser.add_argument(
+        '--results', type=Path, default=Path('results'), help='folder of the CSV files (default: %(default)s)'
+    )
+    docs_help = 'page of the report (default: docs/study.md, of a study of your own RESULTS/STUDY/README.md)'
+    parser.add_argument('--docs', type=Path, help=docs_help)
+    work_help = 'logs and checkpoints (default: %(default)s)'
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'), help=work_help)
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, default={}, help='overrides of every config')
     return parser.parse_args()
 
 
 def load_study(name: str) -> tuple[str, dict]:
-    """Read a study by path or name; returns its name and content."""
+    """Read a study by path or name; returns its name and content, and its folder as ``folder`` in that."""
     path = next((path for path in (Path(name).expanduser(), STUDIES / f'{name}.yml') if path.is_file()), None)
     if path is None:
         raise UserError(f'{name} is neither a study file nor the name of one in {STUDIES}')
@@ -93,7 +97,7 @@ def load_study(name: str) -> tuple[str, dict]:
             raise UserError(f'study {path} has {key} of {", ".join(sorted(unknown))}, not one of its configs')
     if unknown := {model for pair in study.get('comparisons', []) for model in pair} - set(models_of(study)):
         raise UserError(f'study {path} compares {", ".join(sorted(unknown))}, not one of its configs or references')
-    return path.stem, study
+    return path.stem, study | dict(folder=path.parent)
 
 
 @dataclass
@@ -102,7 +106,7 @@ class Run:
 
     Attributes:
         model (str): Name of the config in the study.
-        source (str): Path of the config in ``configs/``.
+        source (str): Path of the config, from the folder of the study or from ``configs/``.
         repeat (int): The fold or seed.
         cfg (Config): All settings.
         first (Run, optional): The training whose weights this one starts from.
@@ -181,6 +185,12 @@ def _repeated(keys: list[str] | dict[str, str], value: int) -> dict:
     return dict.fromkeys(keys, value)
 
 
+def load_source(source: str, study: dict, options: dict) -> Config:
+    """Load a config by its path from the folder of the study, or else from ``configs/``."""
+    beside = study['folder'] / source
+    return load_config(beside if beside.is_file() else mmvittm.configs_dir() / source, options)
+
+
 def build_runs(study: dict, cfg_options: dict, work_dir: Path) -> list[Run]:
     """All runs of a study, ordered so that every config gets a fold or seed before any gets the next."""
     runs = []
@@ -190,8 +200,8 @@ def build_runs(study: dict, cfg_options: dict, work_dir: Path) -> list[Run]:
             options = study.get('options', {}) | study.get('model_options', {}).get(model, {}) | common
             first = None
             if stage := study.get('first_stages', {}).get(model):
-                first = Run('first stage', stage, repeat, load_config(mmvittm.configs_dir() / stage, common), work_dir)
-            run = Run(model, source, repeat, load_config(mmvittm.configs_dir() / source, options), work_dir, first)
+                first = Run('first stage', stage, repeat, load_source(stage, study, common), work_dir)
+            run = Run(model, source, repeat, load_source(source, study, options), work_dir, first)
             for stage in filter(None, (first, run)):
                 if not stage.length:
                     raise UserError(f'config {stage.source} has no train_cfg.max_iters or max_epochs')
@@ -424,6 +434,7 @@ def run_study(runs: list[Run], study: dict, folder: Path, jobs: int, console: Co
                     problems.append(message)
                 console.print(f'{number}/{len(pending)} {message}', highlight=False, markup=False, soft_wrap=True)
         except BaseException:
+            console.print('Stopped; the same command continues.')
             tools.stop()
             pool.shutdown(cancel_futures=True)
             raise
@@ -456,6 +467,7 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     name, study = load_study(args.study)
     folder, work_dir = args.results / name, args.work_dir / name
+    docs = args.docs or (Path('docs/study.md') if study['folder'] == STUDIES else folder / 'README.md')
     problems = []
     if not args.report:
         runs = build_runs(study, args.cfg_options, work_dir)
@@ -464,8 +476,8 @@ def main() -> None:
         else:
             problems = run_study(runs, study, folder, args.jobs, console)
     if not problems or (folder / 'runs.csv').is_file():
-        write_report(name, study, folder, args.docs)
-        console.print(f'Wrote {args.docs}', soft_wrap=True, markup=False)
+        write_report(name, study, folder, docs)
+        console.print(f'Wrote {docs}', soft_wrap=True, markup=False)
     if problems:
         raise UserError('; '.join(problems))
 

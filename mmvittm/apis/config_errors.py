@@ -131,11 +131,17 @@ def in_scope(cfg: Config) -> Iterator[None]:
 
 
 def check_metric_arguments(cfg: Config) -> None:
-    """Raise a UserError for an argument that a metric of mmseg does not have: they take any and ignore it."""
+    """Raise a UserError for an argument that a metric of mmseg would ignore, or a top-k of more than the classes."""
+    head = (cfg.get('model') or {}).get('head')
+    classes = head.get('num_classes') if isinstance(head, Mapping) else None
     with in_scope(cfg):
         for place, node in dicts_in({key: cfg.get(key) for key in ('val_evaluator', 'test_evaluator')}):
             with METRICS.switch_scope_and_registry(node.get('_scope_')) as scoped:
                 cls = find_class(node.get('type'), scoped)
+            top = node.get('topk')
+            most = max((k for k in (top if isinstance(top, list | tuple) else [top]) if isinstance(k, int)), default=0)
+            if isinstance(classes, int) and most > classes:
+                raise UserError(f'{config_name(cfg)}: {place}: topk of {most} with {classes} classes: set topk=(1,)')
             if inspect.isclass(cls) and any(base.__module__.startswith('mmseg.') for base in cls.__mro__):
                 known = _parameters(cls)
                 for key in node.keys() - known - {'type', '_scope_'}:
