@@ -25,11 +25,14 @@ from mmvittm.apis.config import build_model, load_config
 
 PAGE = (ROOT / 'docs/own-data.md').read_text()
 BLOCKS = re.findall(r'^```(\w+)\n(.*?)^```', PAGE, re.MULTILINE | re.DOTALL)
-CONFIG, LOADER = (
-    next(text for _, text in BLOCKS if text.startswith(f'# {name}')) for name in ('my_config', 'load_npy')
+CONFIG, LOADER, CLASSIFIER = (
+    next(text for _, text in BLOCKS if text.startswith(f'# {name}'))
+    for name in ('my_config', 'load_npy', 'my_classifier')
 )
 VARIATIONS = [
-    text for kind, text in BLOCKS if kind == 'python' and text not in (CONFIG, LOADER) and 'inference_model' not in text
+    text
+    for kind, text in BLOCKS
+    if kind == 'python' and text not in (CONFIG, LOADER, CLASSIFIER) and 'inference_model' not in text
 ]
 TOOLS = Path(mmseg.__path__[0], '.mim/tools/analysis_tools')
 QUICK = """
@@ -109,6 +112,22 @@ def test_the_commands(shell, trained, capfd):
     (published,) = trained.glob('my-model-*.pth')
     assert torch.load(published, weights_only=True)['meta']['dataset_meta']['classes'] == ('ground', 'road', 'roof')
     assert build_model(load_config('my_config.py')).decode_head.num_classes == 3
+
+
+def test_the_classifier(shell, project, capfd):
+    for split in ('train', 'val'):
+        for index, name in enumerate(('cat', 'dog', 'emu')):
+            save(project / f'data/pets/{split}/{name}/1.jpg', np.full((150, 170, 3), 80 * index))
+    (project / 'my_classifier.py').write_text(CLASSIFIER)
+    train, test = lines_of('## Classification')
+    shell(f'{train} --cfg-options train_cfg.max_epochs=1 param_scheduler.1.end=1 default_hooks.checkpoint.interval=1')
+    shell(test.replace('epoch_30', 'epoch_1'))
+    assert 'process/top1' in capfd.readouterr().out
+    (project / 'top5.py').write_text(
+        "_base_ = 'my_classifier.py'\nval_evaluator = [dict(type='Accuracy', topk=(1, 5))]"
+    )
+    with pytest.raises(SystemExit, match=r'val_evaluator\.0: topk of 5 with 3 classes: set topk='):
+        shell('mmvittm train top5.py')
 
 
 def test_a_label_beyond_the_classes_is_named(shell, project, tmp_path):
