@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -248,6 +249,7 @@ def test_gemms_are_those_of_the_linear_layers():
     _, gemms = count_forward(network, torch.randn(2, 5, 8))
     assert gemms == {(10, 8, 32): 2, (10, 32, 8): 1, (10, 32, 3): 1}
     assert largest(gemms, 2) == [(10, 8, 32), (10, 32, 8)]
+    assert largest(Counter({(4, 4, 4): 1, (2, 2, 2): 10}), 1) == [(2, 2, 2)], 'ten small ones are more work'
     assert gemm_run((10, 8, 32), torch.bfloat16)().shape == (10, 32)
 
 
@@ -349,6 +351,15 @@ def result(config: str = 'vit.py', side: int = 32, **own) -> dict:
     """A results row, as far as reports read it."""
     lists = dict(shape=[1, 3, side, side], gemms=[], times_ms=[])
     return dict(config=config, mode='torch fp32', macs_per_image=5.0 * side**2, **lists) | own
+
+
+def test_growth_over_the_batch():
+    rows = [
+        result(shape=[batch, 3, 32, 32], time_ms=dict(median=float(batch)), swept=dict(size=batch, unit='images'))
+        for batch in (1, 2)
+    ]
+    [own] = growth(to_frame(rows))
+    assert (own['latency'], own['macs']) == pytest.approx((1.0, 1.0))
 
 
 def test_growth_by_config_and_the_frame_it_needs():

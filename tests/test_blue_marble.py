@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.tools import load_tool
 from mmseg.registry import DATASETS, TRANSFORMS
-from PIL import Image
+from PIL import ExifTags, Image
 
 import mmvittm
 from mmvittm.apis.config import load_config
@@ -384,6 +384,17 @@ def test_check_labels_of_a_turned_image():
     check(results | dict(gt_seg_map=np.zeros((40, 30), np.uint8)))
     with pytest.raises(UserError, match='30×40 pixels and its image 40×30, turned by its EXIF orientation 6'):
         check(results | dict(gt_seg_map=np.zeros((30, 40), np.uint8)))
+    with pytest.raises(UserError, match='its size does not tell whether its label map is turned too'):
+        check(results | dict(ori_shape=(4, 4), gt_seg_map=np.zeros((4, 4), np.uint8)))
+
+
+def test_orientation_that_is_ignored(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new('RGB', (4, 4)).save(tmp_path / 'a.jpg', exif=exif)
+    for color_type, orientation in (('color', 6), ('color_ignore_orientation', 1)):
+        check = TRANSFORMS.build(dict(type='mmvittm.CheckImage', color_type=color_type))
+        assert check(dict(img_path=str(tmp_path / 'a.jpg')))['exif_orientation'] == orientation
 
 
 @pytest.mark.parametrize('num_classes', [0, -1, 2.5, '6', None])

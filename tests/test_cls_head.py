@@ -106,6 +106,13 @@ def test_mixed_batches(mix, use_sigmoid):
         torch.testing.assert_close(losses[f'{name}_loss'], expected)
 
 
+def test_dropout_of_both_classifiers():
+    head = build(dropout_rate=1.0).head.train()
+    nn.init.ones_(head.process_fc.bias), nn.init.ones_(head.memory_fc.bias)
+    process, memory = head.stream_logits(((torch.randn(2, 4, 16), torch.randn(2, 9, 16)),))
+    assert process.unique().tolist() == memory.unique().tolist() == [1]
+
+
 def test_predictions_follow_predict_from():
     images, _ = batch()
     for name in ViTTMClsHead.PREDICTIONS:

@@ -221,6 +221,12 @@ def test_infers_what_is_not_square_nor_rgb():
     assert torch.equal(again(image)[0], model(image)[0])
 
 
+def test_infers_the_smallest_whole_image():
+    """Of 15×15 patches of 4 pixels and 8×8 of 8: 60 pixels a side."""
+    weights = {f'backbone.{key}': value for key, value in tiny_vittm(img_size=58).state_dict().items()}
+    assert infer_authors_arch(mmvittm_to_authors(weights), num_heads=2)['backbone']['img_size'] == 60
+
+
 def test_published_names():
     with torch.device('meta'):
         model = ViTTM('small')

@@ -12,6 +12,7 @@ from PIL import Image
 
 import mmvittm  # noqa: F401  (makes the scope known)
 from mmvittm.apis.config import build_model, load_config
+from mmvittm.datasets import digit_scenes
 from mmvittm.datasets.digit_scenes import load_digits, make_scene
 from mmvittm.deploy.images import sample_images
 from mmvittm.errors import UserError
@@ -143,3 +144,11 @@ def test_a_folder_is_not_replaced_by_mistake(blue_marble, tmp_path, monkeypatch,
             *arguments,
         )
     assert mine.exists()
+
+
+def test_faint_strokes_have_no_label(tmp_path, monkeypatch):
+    Image.new('RGB', (256, 256)).save(tmp_path / 'a.png')
+    faint = np.full((10, 28, 28), 100, np.uint8), np.arange(10)
+    monkeypatch.setattr(digit_scenes, 'load_digits', lambda held_out: faint)
+    scene = make_scene(0, 0, 256, [tmp_path / 'a.png'], held_out=False)
+    assert scene.image.any() and not scene.labels.any()

@@ -157,6 +157,14 @@ def head(**options):
     return MODELS.build(cfg | options)
 
 
+def test_each_block_reaches_three_tokens_further():
+    torch.manual_seed(0)
+    net, x = head(num_blocks=2).eval(), torch.randn(1, 8, 11, 11)
+    before, x = net([x, x]), x.clone()
+    x[:, 0, 5, 5] += 1  # not all channels alike, which the norm would remove
+    assert (net([x, x]) != before).any(1)[0].nonzero()[:, 0].min() == 0, 'two blocks and a convolution reach 7 tokens'
+
+
 def test_each_token_becomes_a_block_of_logits():
     torch.manual_seed(0)
     net = head().eval()

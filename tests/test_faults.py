@@ -109,6 +109,14 @@ def test_corrupt_files_up_to_the_limit(data):
         [dataset[draw] for draw in draws]
 
 
+def test_all_files_corrupt(data):
+    dataset, draws = broken_dataset(
+        data, 'images', lambda folder: [image.write_bytes(b'') for image in folder.iterdir()], 99
+    )
+    with pytest.raises(UserError, match='max_corrupt_files, now 99'):
+        [dataset[draw] for draw in draws]
+
+
 def test_bug_is_no_corrupt_file(data):
     dataset, draws = broken_dataset(data, 'images/03.png', lambda path: None, 5)
     dataset.dataset.pipeline.transforms.insert(1, lambda results: results['no such key'])

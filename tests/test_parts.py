@@ -20,6 +20,7 @@ from helpers.tiny import (  # noqa: F401
 from mmengine.config import Config
 from torch import nn
 from torch.func import functional_call
+from torch.nn.utils import prune
 
 from mmvittm import models, registry
 from mmvittm.errors import UserError
@@ -263,6 +264,7 @@ def test_cells_of_a_window_are_those_of_the_scene():
     torch.testing.assert_close(window.unflatten(1, window_grid), whole.unflatten(1, grid)[:, :, 2:4])
     torch.testing.assert_close(whole[:, 0] - scene[..., :2, :2].mean((2, 3)), embed.pos_embed[:, 0].expand(2, 5))
     assert embed(scene[..., :1])[1] == (3, 1)
+    assert embed(torch.randn(1, 5, 9, 8))[1] == (3, 3), 'the nearest to square'
 
 
 def test_learned_tokens_are_their_position_embedding():
@@ -418,8 +420,25 @@ def test_adapters_and_hooks_of_values_act_for_any_number_of_tokens(name):
     hook = head.v.register_forward_hook(lambda module, args, output: 2 * output)
     torch.testing.assert_close(head(source, query), expected)
     hook.remove()
+    pruned = prune.l1_unstructured(deepcopy(head.v), 'weight', 0.5)
+    pruned.weight_orig.data *= 2  # the mask is applied to it again in each call
+    kept, head.v = head.v, pruned
+    found = head(source, query)
+    prune.remove(pruned, 'weight')
+    torch.testing.assert_close(found, head(source, query))
+    head.v = kept
     head.v.__class__ = Doubled
     torch.testing.assert_close(head(source, query), expected)
+
+
+def test_ratio_of_focused_attention():
+    assert build_head('FocusedLinearAttention').latent_dims == 16
+
+
+def test_gate_starts_near_one_half():
+    gate = build_component(registry.FUSIONS, Fusion, dict(type='AddEraseFusion'), embed_dims=64, target_tokens=64)
+    gate.init_weights()
+    assert gate.linear.weight.std().item() == pytest.approx(0.02, rel=0.1) and not gate.linear.bias.any()
 
 
 # Half precision

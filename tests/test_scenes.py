@@ -177,8 +177,17 @@ def test_the_halo_is_needed_and_enough():
         ([torch.nn.Conv2d(2, 12, 1), torch.nn.PixelShuffle(2), torch.nn.Conv2d(3, 3, 3, padding=1)], (2, 1, 1)),
         ([torch.nn.MaxPool2d(2), torch.nn.Upsample(scale_factor=2)], (1, 2, 0)),
         ([torch.nn.MaxPool2d(4), torch.nn.Conv2d(2, 2, 3, padding=1), torch.nn.Upsample(scale_factor=4)], (1, 4, 4)),
+        ([torch.nn.MaxPool2d(2), torch.nn.Upsample(scale_factor=2), torch.nn.Conv2d(2, 2, 3, padding=1)], (1, 2, 2)),
     ],
-    ids=['pointwise', 'two convolutions', 'upsampled', 'pixel shuffle', 'pooled', 'pooled convolution'],
+    ids=[
+        'pointwise',
+        'two convolutions',
+        'upsampled',
+        'pixel shuffle',
+        'pooled',
+        'pooled convolution',
+        'less than align',
+    ],
 )
 def test_locality(layers, expected):
     torch.manual_seed(0)
@@ -404,6 +413,50 @@ BAD_MODELS = {
         'reads the whole scene for every pixel',
     ),
 }
+
+
+def test_windows_stay_within_the_chunk():
+    with torch.inference_mode():
+        scene = Scene(SceneModel(model()), ArrayRaster(photograph(128, 160)), chunk=400)
+        sizes, maps = [], scene.maps
+        scene.maps = lambda rows, columns: sizes.append(len(rows) * len(columns)) or maps(rows, columns)
+        for window in scene.windows():
+            scene.logits(window)
+    assert max(sizes) <= 400
+
+
+def test_what_is_held_all_the_time_leaves_less_for_a_chunk():
+    scene_model = SceneModel(model())
+    chunk = scene_model.chunk_within(2e7, (768, 768), resident=0)
+    assert scene_model.chunk_within(2e7 + 1e9, (768, 768), resident=10**9) == chunk < 80**2
+
+
+def test_head_that_does_not_upscale():
+    head = dict(type='FCNHead', in_channels=16, in_index=0, channels=4, num_convs=2, norm_cfg=dict(type='BN'))
+    net, image = model(outputs=1, head=head), photograph(128, 160)
+    expected, _ = whole_logits(net, image)
+    logits, windows = streamed_logits(net, image, 400)
+    assert windows > 1
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_labels_that_the_disk_lost(tmp_path):
+    raster = SimpleNamespace(size=(64, 64), georeference={})
+    with (
+        pytest.raises(UserError, match='it holds other labels than were written'),
+        write_labels(tmp_path / 'labels.tif', raster, [(0, 0, 0)] * 256) as writer,
+    ):
+        writer.write(np.zeros((64, 64), np.uint8), Window(0, 0, 64, 64))
+        writer.counts = np.roll(writer.counts, 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_of_the_checkpoint(files):
+    config, checkpoint = files
+    names = dict(classes=('a', 'b', 'c'), palette=[[1, 2, 3]] * 3)
+    torch.save(torch.load(checkpoint) | dict(meta=dict(dataset_meta=names)), checkpoint)
+    loaded = load_segmentor(config, checkpoint).dataset_meta
+    assert loaded == dict(classes=('a', 'b', 'c'), palette=((1, 2, 3),) * 3)
 
 
 @pytest.mark.parametrize(('options', 'problem'), BAD_MODELS.values(), ids=BAD_MODELS)

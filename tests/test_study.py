@@ -363,7 +363,9 @@ def test_speed_of_each_model(study_tool, monkeypatch, tmp_path):
 
 
 def test_every_shipped_study_can_be_read(study_tool, tmp_path):
-    for path in study_tool.STUDIES.glob('*.yml'):
+    paths = list(study_tool.STUDIES.glob('*.yml'))
+    assert len(paths) > 10
+    for path in paths:
         name, study = study_tool.load_study(path.stem)
         configs, values = study['configs'], study['repeats']['values']
         study['repeats']['values'] = values[:1]
@@ -389,6 +391,18 @@ def test_options_of_one_model(study_tool, tmp_path):
     )  # fmt: skip
     runs = study_tool.build_runs(study, {}, tmp_path)
     assert [run.cfg.train_dataloader.batch_size for run in runs] == [64, 32]
+    runs = study_tool.build_runs(study, {'train_dataloader.batch_size': 8}, tmp_path)
+    assert [run.cfg.train_dataloader.batch_size for run in runs] == [8, 8], 'of the command line'
+
+
+@pytest.mark.parametrize(
+    ('line', 'share'), [('Epoch(train)  [2][ 50/100]  lr: 1', 0.375), ('Iter(train) [ 50/200]  lr: 1', 0.25)]
+)
+def test_share_of_a_training_that_is_done(study_tool, tmp_path, line, share):
+    shares = []
+    run = SimpleNamespace(length=4, folder=tmp_path, config='c.py', write_config=lambda: None)
+    study_tool.train(run, SimpleNamespace(call=lambda folder, on_line, *args: on_line(line)), shares.append)
+    assert shares == [share]
 
 
 def test_a_fold_within_a_path(study_tool, tmp_path):
@@ -476,7 +490,7 @@ def test_a_hash_of_digits_stays_text(study_tool, tmp_path):
 def test_other_runs_are_no_part_of_the_report(tmp_path):
     """A trial of another length, a fold and a model that the study no longer has."""
     report = load_tool('study_report.py')
-    rows = ['A,0,10,1', 'A,0,100,50', 'A,1,100,60', 'A,9,100,99', 'B,0,100,99']
+    rows = ['A,0,10,1', 'A,0,900,90', 'A,0,100,50', 'A,1,100,60', 'A,9,100,99', 'B,0,100,99']
     (tmp_path / 'runs.csv').write_text('\n'.join(['model,fold,length,mIoU,machine', *(f'{row},cpu' for row in rows)]))
     study = dict(title='T', metric='mIoU', configs=dict(A='a.py'), repeats=dict(name='fold', values=[0, 1]))
     report.write_report('T', study, tmp_path, tmp_path / 'new/page.md')

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.survival import config, fork, make_data, train, wait
 from helpers.tiny import ARCH
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 from torch import nn
@@ -102,6 +103,7 @@ NOT_WEIGHTS = dict(
     int8=(dict(weight=WEIGHT.to(torch.int8)), 'wrong type: weight int8 instead of float32'),
     bool=(dict(weight=WEIGHT > 0), 'wrong type: weight bool instead of float32'),
     complex=(dict(weight=WEIGHT + 0j), 'wrong type: weight complex64 instead of float32'),
+    float8=(dict(weight=WEIGHT.to(torch.float8_e4m3fn)), 'weight float8_e4m3fn instead of|not a plain weights file'),
     shape=(dict(weight=torch.ones(3, 3)), r'wrong shape: weight \(3, 3\) instead of \(2, 3\)'),
 )
 
@@ -169,15 +171,34 @@ def test_versions_of_modules_are_kept(tmp_path):
 
 
 def test_downloads_of_one_name_are_kept_apart(tmp_path, monkeypatch):
+    urls = []
+
     def write(url, path):
+        urls.append(url)
         torch.save(dict(weight=torch.full((1,), float(len(url)))), path)
 
     monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, 'download_url_to_file', write)
     use_safe_loading()
-    for url in ('https://a.org/model.pth', 'https://other.org/model.pth'):
+    for url in ('https://a.org/model.pth', 'https://other.org/model.pth') * 2:
         assert CheckpointLoader.load_checkpoint(url)['state_dict']['weight'] == len(url)
+    assert len(urls) == 2, 'each is downloaded once'
+
+
+class Attribute:
+    def __init__(self, name):
+        self.name = name
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, self.name)
+
+
+@pytest.mark.parametrize('name', ['register_statistics', '__subclasses__', '__init__'])
+def test_a_log_names_statistics_only(tmp_path, name):
+    torch.save(dict(state_dict={}, log=Attribute(name)), tmp_path / 'a.pth')
+    with pytest.raises(UserError, match='is not a plain weights file'):
+        load_checkpoint_file(tmp_path / 'a.pth')
 
 
 # Training from weights
