@@ -13,7 +13,7 @@ from helpers.tiny import build_on_meta, tiny_backbone
 
 import mmvittm
 from mmvittm import errors
-from mmvittm.apis.config import build_model, load_config
+from mmvittm.apis.config import build_model, input_size, load_config
 from mmvittm.models import ViTTM
 
 CONFIGS = mmvittm.configs_dir()
@@ -66,7 +66,7 @@ def test_every_config_builds_and_runs(config):
     """Runs on the meta device, which computes shapes only."""
     cfg = load_config(CONFIGS / config)
     model = build_on_meta(cfg)
-    logits = model(torch.empty(1, 3, *cfg.crop_size, device='meta'))
+    logits = model(torch.empty(1, 3, *input_size(cfg), device='meta'))
     assert logits.shape[1] == model.decode_head.num_classes
     train_size = model.data_preprocessor.size
     if 'alibi' in config:  # windows of two widths, each a batch of its own

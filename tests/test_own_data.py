@@ -105,6 +105,7 @@ def test_the_commands(shell, trained, capfd):
     assert train == 'mmvittm train my_config.py'
     for line in others:
         shell(line)
+    assert 'resuming from work_dirs/my_config/iter_2.pth' in capfd.readouterr().out
     painted = np.array(Image.open(trained / 'tested/0002.png'))
     assert painted.shape == (64, 64) and painted.max() <= 2
     assert (trained / 'tested/metrics.json').is_file()

@@ -150,10 +150,15 @@ def check_metric_arguments(cfg: Config) -> None:
 
 
 def check_optimizer(cfg: Config) -> None:
-    """Raise a UserError for an unknown optimizer, of which mmengine says that None is not callable."""
+    """Raise a UserError for an unknown optimizer, which mmengine calls "not callable", and for the layer decay of mmseg."""
     with in_scope(cfg):
         for place, node in dicts_in({'optim_wrapper': cfg.get('optim_wrapper')}):
             kind = node.get('type')
+            if str(node.get('constructor')).endswith('LearningRateDecayOptimizerConstructor'):
+                raise UserError(
+                    f'{config_name(cfg)}: {place}: the layer decay of mmseg knows no ViTTM, use '
+                    "constructor='mmvittm.LayerDecayOptimWrapperConstructor'"
+                )
             if place.endswith('.optimizer') and isinstance(kind, str) and find_class(kind, OPTIMIZERS) is None:
                 raise UserError(f'{config_name(cfg)}: {place}: {_unknown(kind, OPTIMIZERS)}')
 
