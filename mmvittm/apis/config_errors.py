@@ -150,7 +150,7 @@ def check_metric_arguments(cfg: Config) -> None:
 
 
 def check_optimizer(cfg: Config) -> None:
-    """Raise a UserError for an unknown optimizer, which mmengine calls "not callable", and for the layer decay of mmseg."""
+    """Raise a UserError for an unknown optimizer, which mmengine calls not callable, and for mmseg's layer decay."""
     with in_scope(cfg):
         for place, node in dicts_in({'optim_wrapper': cfg.get('optim_wrapper')}):
             kind = node.get('type')
