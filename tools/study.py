@@ -467,7 +467,7 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     name, study = load_study(args.study)
     folder, work_dir = args.results / name, args.work_dir / name
-    docs = args.docs or (Path('docs/study.md') if study['folder'] == STUDIES else folder / 'README.md')
+    docs = args.docs or (Path('docs/study.md') if study['folder'].samefile(STUDIES) else folder / 'README.md')
     problems = []
     if not args.report:
         runs = build_runs(study, args.cfg_options, work_dir)

@@ -21,14 +21,12 @@ from .cli import known_problem
 
 TRACEBACK = 'traceback.log'  # in the work dir
 _PARTS = 'config_parts'  # attribute of an error
-# What a Runner reads of a config, or our tools.
+# What the Runners, or our tools, read of a config.
 RUNNER_KEYS = (
-    *inspect.signature(FlexibleRunner).parameters,
-    *inspect.signature(Runner).parameters,
-    'runner_type',
-    'tta_model',
-    'tta_pipeline',
-)
+    *inspect.signature(FlexibleRunner).parameters, *inspect.signature(Runner).parameters,
+    'activation_checkpointing', 'cudnn_benchmark', 'efficient_conv_bn_eval', 'find_unused_parameters',
+    'model_wrapper_cfg', 'runner_type', 'sync_bn', 'test_pipeline', 'test_size', 'tta_model', 'tta_pipeline',
+)  # fmt: skip
 
 Node = tuple[str, Mapping]  # a dict of the config, and its place such as 'model.backbone'
 

@@ -100,9 +100,8 @@ class TokenEmbed(BaseModule):
         super().__init__(init_cfg)
         self.grid = grid
         self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # for use without init_weights(); the other weights' draws stay the same
+        # for models without init_weights(); a stream of its own, since the layers drawn next should not depend on it
+        with torch.random.fork_rng(devices=[]):
             trunc_normal_(self.pos_embed, std=0.02)
 
     def grid_for(self, source: Grid) -> Grid:

@@ -56,7 +56,7 @@ def predict_scene(
     """
     image, labels = (Path(path).expanduser() for path in (image, labels))
     if palette is None:
-        palette = getattr(model, 'dataset_meta', {}).get('palette', ())
+        palette = (getattr(model, 'dataset_meta', None) or {}).get('palette', ())
     if model.out_channels == 1:
         raise UserError('a head with one logit for two classes is not supported: set out_channels=2')
     _check(image, labels, palette, model.out_channels, mode, memory, preview)
