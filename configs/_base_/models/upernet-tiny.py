@@ -1,7 +1,7 @@
 # UperNet with 64 channels on a backbone of width 192, for the six classes of Blue Marble.
 _base_ = './upernet.py'
 # PyTorch's default initialisation. mmseg's own (normal for the classifier, Kaiming with fan-out for the convolutions)
-# costs 10 or more points of mIoU in short trainings (docs/study.md).
+# costs 8 to 11 points of mIoU in trainings of 300 iterations (docs/study.md).
 init_cfg = dict(
     type='Kaiming',
     layer=['Conv2d', 'Linear'],
