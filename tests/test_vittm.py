@@ -296,7 +296,8 @@ def test_what_is_no_batch_of_images(image, given):
         build()(image)
 
 
-def test_positions_differ_before_init_weights_and_leave_the_random_numbers_alone():
+def test_positions_before_init_weights():
+    """They are drawn, and the random numbers drawn next do not depend on them."""
     torch.manual_seed(0)
     embed = PooledTokens(grid=4, embed_dims=8)
     drawn = torch.rand(1)

@@ -21,7 +21,7 @@ from .cli import known_problem
 
 TRACEBACK = 'traceback.log'  # in the work dir
 _PARTS = 'config_parts'  # attribute of an error
-# What the Runners, or our tools, read of a config.
+# The keys of a config that mmengine's Runners or our tools read.
 RUNNER_KEYS = (
     *inspect.signature(FlexibleRunner).parameters, *inspect.signature(Runner).parameters,
     'activation_checkpointing', 'cudnn_benchmark', 'efficient_conv_bn_eval', 'find_unused_parameters',
