@@ -48,6 +48,7 @@ format: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python docs/site/architecture.py
 	$(BIN)/python tools/model_zoo.py
+	$(BIN)/python tools/study_answers.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # Compiles mmcv, which takes about ten minutes.
@@ -64,12 +65,12 @@ clean:
 
 # An environment is updated when its requirements change; `make clean` first for a fresh one.
 $(VENV)/.installed: pyproject.toml requirements/tested.txt
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint requirements/tested.txt --editable '.[onedl,demo,deploy,scenes,tests,docs]'
 	touch $@
 
 $(UPSTREAM)/.installed: pyproject.toml requirements/upstream.txt
-	test -d $(UPSTREAM) || $(PYTHON) -m venv $(UPSTREAM)
+	test -x $(UPSTREAM)/bin/pip || $(PYTHON) -m venv $(UPSTREAM)
 	$(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt numpy setuptools wheel ninja psutil torch torchvision
 	MMCV_WITH_OPS=1 MAX_JOBS=2 $(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt --no-build-isolation mmcv
 	$(UPSTREAM)/bin/pip install --quiet --constraint requirements/upstream.txt --no-build-isolation --editable '.[openmmlab,demo,scenes,tests]'

@@ -17,6 +17,7 @@ class BuildWithConfigs(build_py):
         if self.editable_mode:
             return
         mim = Path(self.build_lib, 'mmvittm', '.mim')
+        shutil.rmtree(mim, ignore_errors=True)  # build/ may be left from a version with other configs
         ignore = shutil.ignore_patterns('__pycache__')
         for folder in ('configs', 'tools'):
             shutil.copytree(ROOT / folder, mim / folder, dirs_exist_ok=True, ignore=ignore)

@@ -143,7 +143,7 @@ def base_config(data: Path) -> dict:
     cfg.val_dataloader.dataset.data_root = str(data / 'validation')
     cfg.model.data_preprocessor.update(mean=[120.0, 115.0, 100.0], std=[58.0, 57.0, 56.0])
     cfg.train_cfg.val_interval = 1
-    cfg.val_cfg = dict(type='mmvittm.ReadableValLoop')
+    cfg.val_cfg = dict(type='mmvittm.CheckedValLoop')
     cfg = cfg.to_dict()
     cfg |= dict(test_dataloader=cfg['val_dataloader'], test_evaluator=cfg['val_evaluator'], test_cfg={})
     return eval(repr(cfg))  # without the dicts that its parts share

@@ -188,6 +188,10 @@ def test_place_outside_the_model(registry, part, options, sentence):
             {'optim_wrapper.constructor': 'LearningRateDecayOptimizerConstructor'},
             "optim_wrapper: the layer decay of mmseg knows no ViTTM, use constructor='mmvittm.Layer",
         ),
+        (
+            {'optim_wrapper.constructor': 'mmseg.LayerDecayOptimizerConstructor'},
+            'optim_wrapper: the layer decay of mmseg knows no ViTTM',
+        ),
         ({'optim_wrapper.optimizer.lr': -1}, 'optim_wrapper.optimizer (AdamW): Invalid learning rate: -1'),
         ({'train_cfg.type': 'IterBasedTrainLop'}, "train_cfg: unknown type 'IterBasedTrainLop', did you mean 'Iter"),
         ({'train_dataloader.sampler.type': 'X'}, "train_dataloader.sampler: unknown type 'X'"),

@@ -23,12 +23,13 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmvittm.apis.config import load_config
+from mmvittm.apis.inference import class_names, eager_predictor, load_model, read_image
 from mmvittm.apis.tasks import inference_network
 from mmvittm.deploy import FORMATS, verify
 from mmvittm.deploy.base import Session
-from mmvittm.deploy.images import FITS, prepare, read_image
-from mmvittm.deploy.metadata import ExportMetadata, class_names, normalisation
-from mmvittm.deploy.predict import eager_predictor, exported_predictor, load_exported, load_model, run_exported
+from mmvittm.deploy.images import FITS, prepare
+from mmvittm.deploy.metadata import ExportMetadata, normalisation
+from mmvittm.deploy.predict import exported_predictor, load_exported, run_exported
 from mmvittm.deploy.program import export_program
 from mmvittm.errors import UserError
 

@@ -16,11 +16,14 @@ import torch.multiprocessing as mp
 from helpers.data import save
 from helpers.survival import free_port, rank_environment
 from helpers.tiny import tiny_backbone
+from torch import nn
 
 from mmvittm.apis.config import load_config
+from mmvittm.apis.runner import _ToolRunner
 from mmvittm.engine import Bf16OptimWrapper
-from mmvittm.engine.runner.fsdp_strategy import fsdp_runs_on_cpu
+from mmvittm.engine.runner.fsdp_strategy import FSDPStrategy, fsdp_runs_on_cpu
 from mmvittm.errors import UserError
+from mmvittm.registry import MODELS
 from mmvittm.weights.loading import load_checkpoint_file
 
 ROOT = Path(__file__).parents[1]
@@ -219,6 +222,22 @@ def test_float16_on_the_cpu():
 
 
 @needs_fsdp
+def test_sync_bn_of_a_model_becomes_bn_on_the_cpu(monkeypatch):
+    """SyncBN needs a GPU, and configs of MMSegmentation name it as the type of their norms."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    base = type('Base', (), dict(wrap_model=lambda self, wrapper, model: model))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SyncBatchNorm(4))
+    wrapped = type('Runner', (_ToolRunner, base), {})().wrap_model(None, model)
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in wrapped.modules())
+    assert wrapped(torch.randn(2, 3, 5, 5)).std() > 0
+
+
+def test_fsdp_refuses_memory_in_chunks():
+    model = nn.Sequential(MODELS.build(tiny_backbone(memory_chunk=8)))
+    with pytest.raises(UserError, match='memory_chunk does not work with FSDP' if fsdp_runs_on_cpu() else 'FSDP of'):
+        FSDPStrategy()._wrap_model(model)
+
+
 def test_fsdp_resumes_its_optimizer(trained):
     """Momentum included: the resumed run equals the uninterrupted one."""
     assert_same_weights(weights(trained / 'fsdp-2' / 'unbroken.pth'), weights(trained / 'fsdp-2' / 'iter_4.pth'))

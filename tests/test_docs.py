@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.tools import load_tool
+
+from mmvittm.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
@@ -68,6 +71,27 @@ def model_zoo(monkeypatch):
 
 def test_model_zoo_agrees_with_results(model_zoo):
     assert model_zoo['table']() in (ROOT / 'docs/model-zoo.md').read_text(), 'run `make docs`'
+
+
+def test_answers_agree_with_results(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    answers, page = load_tool('study_answers.py'), tmp_path / 'study.md'
+    page.write_text((DOCS / 'study.md').read_text())
+    drawn = []
+    monkeypatch.setattr(answers, 'PAGE', page)
+    monkeypatch.setattr(answers, 'draw', lambda tables, path: drawn.append(tables))
+    monkeypatch.setattr('sys.argv', ['study_answers.py'])
+    answers.main()
+    assert page.read_text() == (DOCS / 'study.md').read_text(), 'run `make docs`'
+    assert len(drawn[0]) == len(answers.PLAN)
+
+
+def test_a_page_without_its_second_mark_is_left(tmp_path):
+    pages, page = load_tool('pages.py'), tmp_path / 'page.md'
+    page.write_text('# Title\n\n<!-- begin generated -->\nold\n\nWords.\n')
+    with pytest.raises(UserError, match='has <!-- begin generated --> without <!-- end generated --> after it'):
+        pages.write_section(page, 'new')
+    assert page.read_text().endswith('Words.\n')
 
 
 @pytest.mark.parametrize(

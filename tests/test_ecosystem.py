@@ -1,5 +1,6 @@
 """``type='mmvittm.ViTTM'`` in other projects' configs, and every config of this one."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -181,8 +182,10 @@ def test_wheel_carries_configs_tools_and_metadata(tmp_path):
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     (path,) = (tmp_path / 'out').glob('mmvittm-*.whl')
+    site = tmp_path / 'site'
     with zipfile.ZipFile(path) as wheel:
         files = wheel.namelist()
+        wheel.extractall(site)
         (metadata,) = (wheel.read(name).decode() for name in files if name.endswith('METADATA'))
     assert f'mmvittm-{mmvittm.__version__}-' in path.name
     for folder in ('configs', 'tools'):
@@ -191,6 +194,12 @@ def test_wheel_carries_configs_tools_and_metadata(tmp_path):
     assert 'mmvittm/.mim/model-index.yml' in files
     assert 'Project-URL: Homepage, https://' in metadata and '# mmvittm' in metadata
     assert not re.findall(r'\]\((?!https://)[^)]+\)', metadata), 'PyPI shows no relative links'
+    script = 'import mmvittm.__main__ as command; print(command.TOOLS); command.main()'
+    command = [sys.executable, '-c', script, 'fps', '--help']
+    env = dict(os.environ, PYTHONPATH=str(site))
+    done = subprocess.run(command, cwd=tmp_path / 'out', env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f'{site}/mmvittm/.mim/tools\n') and '--shape' in done.stdout
 
 
 def test_import_without_openmmlab_says_what_to_install():

@@ -10,8 +10,11 @@ from helpers.survival import config, fork, journal, make_data, train, wait
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
+from PIL import Image
 
 from mmvittm.datasets import SeededDataset, SeededSampler
+from mmvittm.datasets.checked import unreadable_file
+from mmvittm.datasets.transforms import CheckLabels
 from mmvittm.errors import UserError
 from mmvittm.fileio import require_writable
 from mmvittm.weights.loading import load_checkpoint_file
@@ -97,6 +100,16 @@ def test_corrupt_file_is_named(data, kind, path, break_file):
         [dataset[draw] for draw in draws]
 
 
+def test_images_too_large_for_pillow(data, monkeypatch):
+    """OpenCV reads them, so another fault of the sample is not theirs; MMSegmentation reads label maps with Pillow."""
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+    image, labels = (str(data / folder / '03.png') for folder in ('images', 'labels'))
+    assert unreadable_file(dict(img_path=image)) is None
+    assert unreadable_file(dict(img_path=image, seg_map_path=labels)).startswith(f'label map {labels} cannot be read')
+    entry = dict(gt_seg_map=np.zeros((2, 2), np.uint8), seg_map_path=labels)
+    assert CheckLabels(3).transform(entry) is entry
+
+
 def test_corrupt_files_up_to_the_limit(data):
     dataset, draws = broken_dataset(data, 'images/03.png', lambda path: path.write_bytes(b''), 1)
     first, again = ([dataset[draw] for draw in draws] for _ in range(2))
@@ -140,7 +153,7 @@ def test_training_with_a_corrupt_file(data, tmp_path):
 def test_corrupt_file_in_validation(data, tmp_path, workers, name):
     kind, path, break_file = BROKEN[name]
     cfg = config('segmentation', data, tmp_path / 'run', 1, val_dataloader__num_workers=workers)
-    cfg.val_cfg = dict(type='mmvittm.ReadableValLoop')
+    cfg.val_cfg = dict(type='mmvittm.CheckedValLoop')
     break_file(data / path)
     status, log = run(cfg, tmp_path, prepare=lambda runner: runner.val())
     assert status == 1 and f'{kind} {data / path} cannot be read' in log, log

@@ -14,8 +14,7 @@ from PIL import Image
 
 from mmvittm.apis.cli import known_problem
 from mmvittm.apis.config import load_config
-from mmvittm.deploy.images import read_image
-from mmvittm.deploy.predict import eager_predictor, load_model
+from mmvittm.apis.inference import eager_predictor, load_model, read_image
 from mmvittm.errors import UserError
 
 BLUE, GREEN = (0, 0, 255), (0, 128, 0)

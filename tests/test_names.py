@@ -1,6 +1,5 @@
 """The ways to reach a model: imports, names, folders, the command line, and files beside a config."""
 
-import os
 import subprocess
 import sys
 
@@ -180,25 +179,3 @@ def test_unknown_command(monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['mmvittm', 'trian'])
     with pytest.raises(SystemExit, match='error: no such command: trian'):
         main()
-
-
-def test_installed_wheel_has_the_command(tmp_path):
-    """The package as a wheel has it: configs and tools in .mim, nothing beside it."""
-    package = tmp_path / 'site/mmvittm'
-    package.mkdir(parents=True)
-    for path in (ROOT / 'mmvittm').iterdir():
-        if path.name not in ('.mim', '__pycache__'):
-            (package / path.name).symlink_to(path)
-    (package / '__init__.py').unlink()
-    (package / '__init__.py').write_text((ROOT / 'mmvittm/__init__.py').read_text())
-    mim = package / '.mim'
-    mim.mkdir()
-    for name in ('configs', 'tools', 'model-index.yml'):
-        (mim / name).symlink_to(ROOT / name)
-    env = dict(os.environ, PYTHONPATH=str(tmp_path / 'site'))
-    script = 'import mmvittm.__main__ as command; print(command.TOOLS); command.main()'
-    done = subprocess.run(
-        [sys.executable, '-c', script, '--help'], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(str(mim / 'tools')) and 'fps  ' in done.stdout

@@ -431,6 +431,19 @@ def test_adapters_and_hooks_of_values_act_for_any_number_of_tokens(name):
     torch.testing.assert_close(head(source, query), expected)
 
 
+def test_adapters_and_hooks_of_patches_act():
+    embed = tiny_vittm().memory_embed
+    x, projection = images(1, 16, 16), embed.patches.projection
+    assert type(projection) is nn.Conv2d, 'the fast path is for this'
+    expected = 2 * embed.project(x)[0]
+    hook = projection.register_forward_hook(lambda module, args, output: 2 * output)
+    torch.testing.assert_close(embed.project(x)[0], expected)
+    hook.remove()
+    torch.testing.assert_close(2 * embed.project(x)[0], expected)
+    projection.__class__ = type('Doubled', (nn.Conv2d,), dict(forward=lambda self, x: 2 * nn.Conv2d.forward(self, x)))
+    torch.testing.assert_close(embed.project(x)[0], expected)
+
+
 def test_ratio_of_focused_attention():
     assert build_head('FocusedLinearAttention').latent_dims == 16
 

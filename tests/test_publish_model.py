@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mmvittm.apis.config import build_model, load_config
-from mmvittm.deploy.predict import load_model
+from mmvittm.apis.inference import load_model
 from mmvittm.errors import UserError
 from mmvittm.weights.loading import load_in_mmengine_layout
 

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from unittest import mock
@@ -21,8 +22,10 @@ from mmengine.utils import digit_version
 
 from mmvittm.apis.config import load_config
 from mmvittm.datasets import SeededDataset, SeededSampler
-from mmvittm.engine import ResumableEpochLoop, ResumableIterLoop, SafeCheckpointHook
+from mmvittm.engine import ResumableEpochLoop, ResumableIterLoop, SafeCheckpointHook, StopOnSignalHook
 from mmvittm.engine.checkpoints import newest_checkpoint
+from mmvittm.engine.hooks import stop_on_signal_hook
+from mmvittm.engine.hooks.safe_checkpoint_hook import accumulated_batches
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, remove_leftovers
 
@@ -197,13 +200,69 @@ def test_processes_that_start_apart():
 @pytest.mark.parametrize(('length', 'done', 'warnings'), [(4, 1, 0), (5, 0, 1)])
 def test_batches_done_of_an_epoch_of_another_length(length, done, warnings):
     """The checkpoint is one batch into the third epoch of four batches."""
-    loop = ResumableEpochLoop.__new__(ResumableEpochLoop)
-    hub = mock.Mock(**{'get_info.return_value': 4})
+    loop, hub = ResumableEpochLoop.__new__(ResumableEpochLoop), MessageHub('epoch')
+    hub.update_info('epoch_length', 4)
     loop._runner = mock.Mock(message_hub=hub)
     loop.dataloader, loop._iter, loop._epoch = range(length), 9, 2
     assert loop._batches_done() == done
     assert loop.runner.logger.warning.call_count == warnings
-    hub.update_info.assert_called_once_with('epoch_length', length)
+    assert hub.get_info('epoch_length') == length
+
+
+def test_epochs_whose_length_changes_twice():
+    """Two epochs of 10 batches, then of 5, then of 10 again, and each time the run is killed within the second one."""
+    hub, done, logger = MessageHub('epochs'), (0, 0), mock.Mock()
+    for length, first, batches in ((10, 0, 20), (5, 0, 7), (5, 2, 3), (10, 0, 13), (10, 3, 7)):
+        loop, seen = ResumableEpochLoop.__new__(ResumableEpochLoop), []
+        loop._runner, loop.dataloader = mock.Mock(message_hub=hub, logger=logger), range(length)
+        loop._epoch, loop._iter = done
+        loop._batches = lambda start, length=length: ((index, None) for index in range(start, length))
+
+        def run_iter(index, batch, loop=loop, seen=seen, batches=batches):
+            if len(seen) == batches:
+                raise KeyboardInterrupt
+            seen.append(index)
+            loop._iter += 1
+
+        loop.run_iter = run_iter
+        loop._first_batch = loop._batches_done()
+        assert loop._first_batch == first
+        with suppress(KeyboardInterrupt):
+            while len(seen) < batches:
+                loop.run_epoch()
+        assert seen == [(first + step) % length for step in range(batches)]
+        done = loop._epoch, loop._iter
+    logger.warning.assert_not_called()
+
+
+def test_no_validation_before_the_first_step():
+    loop = ResumableIterLoop.__new__(ResumableIterLoop)
+    loop._runner = mock.Mock(message_hub=MessageHub('untrained'))
+    loop.val_begin, loop.val_interval, loop.dynamic_milestones = 0, 2, None
+    for done in range(5):
+        loop._validate(done, 4)
+    assert loop.runner.val_loop.run.call_count == 2
+
+
+@pytest.mark.parametrize(('done', 'waiting'), [(1, 1), (2, 2), (3, 0), (4, 1), (5, 0)])
+def test_gradients_that_wait(done, waiting):
+    """mmengine also steps after the last batch, the fifth of steps of three."""
+    wrapper = mock.Mock(_inner_count=done, _accumulative_counts=3, _max_counts=5)
+    assert accumulated_batches(mock.Mock(optim_wrapper=wrapper)) == waiting
+
+
+@pytest.mark.parametrize(
+    ('batches', 'interval', 'agrees'), [(1, 3, [3, 6, 9, 12]), (4, 3, [4, 8, 12]), (2, 5, [4, 8, 12])]
+)
+def test_processes_agree_after_an_optimizer_step(monkeypatch, batches, interval, agrees):
+    asked = []
+    monkeypatch.setattr(stop_on_signal_hook, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(stop_on_signal_hook, 'all_reduce', lambda *args: asked.append(runner.iter + 1))
+    hook, runner = StopOnSignalHook(interval), mock.Mock()
+    for runner.iter in range(12):
+        runner.optim_wrapper = mock.Mock(_inner_count=runner.iter + 1, _accumulative_counts=batches, _max_counts=-1)
+        hook.after_train_iter(runner, runner.iter)
+    assert asked == agrees
 
 
 def test_sample_depends_on_its_position_only(tmp_path):

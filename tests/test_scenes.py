@@ -16,7 +16,6 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmvittm.apis.config import build_model
-from mmvittm.apis.weight_files import serialize
 from mmvittm.benchmark.profiling import peak_memory
 from mmvittm.errors import UserError
 from mmvittm.scenes import load_shipped_model, predict_scene
@@ -24,6 +23,7 @@ from mmvittm.scenes.locality import measure_locality
 from mmvittm.scenes.models import load_segmentor
 from mmvittm.scenes.rasters import Window, open_raster, write_labels
 from mmvittm.scenes.whole import Scene, SceneModel, bilinear
+from mmvittm.weights.saving import serialize
 
 rasterio = pytest.importorskip('rasterio')
 pytestmark = pytest.mark.filterwarnings(

@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -162,6 +163,31 @@ def test_runs_are_recorded(studied):
     curves = pd.read_csv(folder / 'results/tiny/curves.csv')
     assert list(zip(curves.model, curves.step, strict=True)) == [('A', 1), ('A', 2), ('B', 1), ('B', 2)]
     assert curves.mIoU[3] == pytest.approx(runs.mIoU['B'], abs=0.01)
+
+
+def test_times_of_a_study_that_has_not_run(study_tool, data, tmp_path, monkeypatch):
+    study = write_study(tmp_path / 'timed.yml', dict(A=write_config(tmp_path / 'a.py', data)))
+
+    def measure(tools, folder, on_line, tool, *args):
+        result = dict(time_ms=dict(median=3), macs_per_image=4e9, parameters=5e6)
+        machine = dict(cpu='abacus', cpu_isa='wood', threads=1)
+        Path(args[-1]).write_text(json.dumps(dict(results=[result], machine=machine)))
+
+    monkeypatch.setattr(study_tool.Tools, 'call', measure)
+    monkeypatch.setattr(sys, 'argv', ['study.py', str(study), '--time', *map(str, arguments(tmp_path))])
+    study_tool.main()
+    [row] = pd.read_csv(tmp_path / 'results/timed/speed.csv').to_dict('records')
+    assert row == dict(model='A', ms=3, GMACs=4, parameters=5, machine='abacus, wood', threads=1)
+
+
+def test_commit_is_that_of_a_clone(study_tool, tmp_path):
+    """git would describe the repository that an environment lies in."""
+    for path in ('.git', 'tools', 'venv/site-packages/tools'):
+        (tmp_path / path).mkdir(parents=True)
+    done = SimpleNamespace(stdout='1a2b3c\n')
+    with mock.patch.object(study_tool.subprocess, 'run', return_value=done):
+        assert study_tool.commit_of(tmp_path / 'tools') == '1a2b3c'
+        assert study_tool.commit_of(tmp_path / 'venv/site-packages/tools') == ''
 
 
 def test_page_of_ones_own_study(studied, study_tool, monkeypatch):
@@ -487,16 +513,26 @@ def test_a_hash_of_digits_stays_text(study_tool, tmp_path):
     assert list(study_tool.read_rows(tmp_path / 'runs.csv').hash) == ['001234567890', '1234567e8901', '123456789012']
 
 
-def test_other_runs_are_no_part_of_the_report(tmp_path):
+def test_other_runs_are_no_part_of_the_report(tmp_path, monkeypatch):
     """A trial of another length, a fold and a model that the study no longer has."""
     report = load_tool('study_report.py')
-    rows = ['A,0,10,1', 'A,0,900,90', 'A,0,100,50', 'A,1,100,60', 'A,9,100,99', 'B,0,100,99']
-    (tmp_path / 'runs.csv').write_text('\n'.join(['model,fold,length,mIoU,machine', *(f'{row},cpu' for row in rows)]))
-    study = dict(title='T', metric='mIoU', configs=dict(A='a.py'), repeats=dict(name='fold', values=[0, 1]))
+    rows = ['A,0,10,1', 'A,0,900,90', 'A,0,100,50', 'A,1,100,60', 'A,9,100,99', 'B,0,100,99', 'C,0,100,9', 'C,1,100,8']
+    header = 'model,fold,length,mIoU,machine,hash'
+    rows = [f'{row},cpu,{number:012}' for number, row in enumerate(rows)]
+    (tmp_path / 'runs.csv').write_text('\n'.join([header, *rows]))
+    curves = [f'A,0,{hash:012},{step},1' for hash in range(4) for step in (1, 2)]
+    (tmp_path / 'curves.csv').write_text('\n'.join(['model,fold,hash,step,mIoU', *curves]))
+    drawn = []
+    monkeypatch.setattr(report, 'plot_curves', lambda curves, *args: drawn.append(set(curves.hash)))
+    repeats = dict(name='fold', values=[0, 1])
+    study = dict(title='T', metric='mIoU', configs=dict(A='a.py', C='c.py'), repeats=repeats, note='A note.')
+    study['comparisons'] = [['A', 'C']]
     report.write_report('T', study, tmp_path, tmp_path / 'new/page.md')
+    assert drawn == [{'000000000002', '000000000003'}]
     page = (tmp_path / 'new/page.md').read_text()
-    assert '2 of 2 runs, 100 iterations each' in page
+    assert '4 of 4 runs, 100 iterations each' in page
     assert '| A | 2 | 55.0 |' in page and '| B |' not in page
+    assert page.index('A against C') < page.index('A note.')
 
 
 @pytest.mark.parametrize(
@@ -504,16 +540,20 @@ def test_other_runs_are_no_part_of_the_report(tmp_path):
     [
         ([1, 1.1, 1.2], 'better'),
         ([-1, -1.1, -1.2], 'worse'),
+        ([1, 2, 2.2], 'better, weak evidence'),
         ([1, -1, 1], 'no difference'),
         ([0, 0, 0], 'no difference'),
     ],
 )
 def test_conclusions(values, conclusion):
+    """Beside a comparison that shows nothing, so q is twice the p-value."""
     report = load_tool('study_report.py')
-    rows = [(model, fold, 50 + value * (model == 'A')) for model in 'AB' for fold, value in enumerate(values)]
+    values = dict(A=values, B=[0, 0, 0], C=[9, -9, 1])
+    rows = [(model, fold, 50 + value) for model in values for fold, value in enumerate(values[model])]
     runs = pd.DataFrame(rows, columns=['model', 'fold', 'mIoU']).assign(machine='abacus')
-    table = report.paired_differences(runs, dict(metric='mIoU', comparisons=[['A', 'B']]), 'fold')
-    assert table.conclusion.iloc[0].startswith(conclusion)
+    study = dict(metric='mIoU', comparisons=[['A', 'B'], ['C', 'B']], repeats=dict(name='fold'))
+    table = report.paired_differences(runs, study)
+    assert table.conclusion.iloc[0].partition(' shown')[0] == conclusion
 
 
 def test_many_comparisons_are_corrected():
@@ -523,8 +563,8 @@ def test_many_comparisons_are_corrected():
     rows = [('A', fold, 0.0) for fold in range(3)]
     rows += [(model, fold, -value) for model, values in differences.items() for fold, value in enumerate(values)]
     runs = pd.DataFrame([*rows, ('E', 0, 1.0)], columns=['model', 'fold', 'mIoU']).assign(machine='abacus')
-    study = dict(metric='mIoU', comparisons=[['A', model] for model in 'DBCE'])
-    table = report.paired_differences(runs, study, 'fold')
+    study = dict(metric='mIoU', comparisons=[['A', model] for model in 'DBCE'], repeats=dict(name='fold'))
+    table = report.difference_texts(report.paired_differences(runs, study), 'mIoU')
     p = {model: stats.ttest_1samp(values, 0).pvalue for model, values in differences.items()}
     expected = dict(B=3 * p['B'], C=1.5 * p['C'], D=p['D'])
     assert {name[-1]: q for name, q in table.q.items()} == {m: f'{q:.3f}' for m, q in expected.items()} | dict(E='–')

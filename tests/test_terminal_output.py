@@ -37,7 +37,7 @@ test_dataloader = val_dataloader
 val_evaluator = test_evaluator = dict(type='IoUMetric')
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 train_cfg = dict(type='mmvittm.ResumableIterLoop', max_iters=4, val_interval=4)
-val_cfg, test_cfg = dict(type='mmvittm.ReadableValLoop'), dict(type='mmvittm.ReadableTestLoop')
+val_cfg, test_cfg = dict(type='mmvittm.CheckedValLoop'), dict(type='mmvittm.CheckedTestLoop')
 default_hooks = dict(logger=dict(interval=2), checkpoint=dict(interval=4, by_epoch=False))
 """
 

@@ -161,12 +161,13 @@ def test_options_reach_wrapped_data_and_scoped_hooks():
         tool.use_tta(cfg)
 
 
-def test_test_time_augmentation(trained, run_tool, few_tiles):
-    work_dir = trained[0]
-    options = ['--cfg-options', *data_options(few_tiles, 2)]
-    done = run_tool('test.py', DEMO, work_dir / 'iter_4.pth', '--work-dir', work_dir / 'tta', '--tta', *options)
+def test_test_time_augmentation(trained, tested, run_tool, few_tiles):
+    out = trained[0] / 'tta'
+    options = ['--work-dir', out, '--out', out, '--cfg-options', *data_options(few_tiles, 2)]
+    done = run_tool('test.py', DEMO, trained[0] / 'iter_4.pth', '--tta', *options)
     assert done.returncode == 0, done.stderr
-    assert 'mIoU' in done.stdout + done.stderr
+    plain, augmented = (json.loads((folder / 'metrics.json').read_text()) for folder in (tested[0], out))
+    assert augmented['mIoU'] != plain['mIoU']
 
 
 @pytest.fixture(scope='module')

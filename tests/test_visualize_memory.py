@@ -18,8 +18,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmvittm.apis.config import build_model, load_config
+from mmvittm.apis.inference import eager_predictor
 from mmvittm.apis.memory import find_backbone, principal_colours, receptive_fields, record
-from mmvittm.deploy.predict import eager_predictor
 from mmvittm.errors import UserError
 from mmvittm.models.streams import Grids
 

@@ -4,6 +4,7 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import mmpretrain
 import mmseg
@@ -187,6 +188,19 @@ def test_downloads_of_one_name_are_kept_apart(tmp_path, monkeypatch):
     for url in ('https://a.org/model.pth', 'https://other.org/model.pth') * 2:
         assert CheckpointLoader.load_checkpoint(url)['state_dict']['weight'] == len(url)
     assert len(urls) == 2, 'each is downloaded once'
+
+
+def test_a_damaged_download_is_not_kept(tmp_path, monkeypatch):
+    torch.save(dict(weight=torch.zeros(1)), tmp_path / 'intact.pth')
+    data = (tmp_path / 'intact.pth').read_bytes()
+    parts = [data[:-100], data]
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, path: Path(path).write_bytes(parts.pop(0)))
+    use_safe_loading()
+    with pytest.raises(UserError, match='it is truncated or not a checkpoint'):
+        CheckpointLoader.load_checkpoint('https://a.org/model.pth')
+    assert CheckpointLoader.load_checkpoint('https://a.org/model.pth')['state_dict'].keys() == {'weight'}
 
 
 class Attribute:

@@ -20,8 +20,8 @@ from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import load_config
 from mmvittm.apis.config_errors import in_scope
 from mmvittm.apis.data import check_data
+from mmvittm.apis.inference import load_model
 from mmvittm.datasets import BlueMarbleDataset
-from mmvittm.deploy.predict import load_model
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 

@@ -117,6 +117,8 @@ def check_args(args: argparse.Namespace) -> None:
     args.modes = [tuple(pair.split(':')) for pair in args.modes or ()] or list(product(args.backend, args.dtype))
     if args.parts and (args.train or not any(BACKENDS[backend].is_eager for backend, _ in args.modes)):
         raise UserError('--parts times a forward pass of the backend torch: use it with that backend, without --train')
+    if args.parts and args.cuda_graph:
+        raise UserError('--parts needs the calls of the modules, and --cuda-graph records them: leave one of them out')
 
 
 def run(args: argparse.Namespace, console: Console) -> dict:
@@ -134,6 +136,8 @@ def run(args: argparse.Namespace, console: Console) -> dict:
             if swept:
                 settings[swept.replace('-', '_')] = [value] if swept == 'shape' else value
             built = [build_candidate(*model, **settings) for model in models]
+            if args.parts and any(getattr(m, 'memory_chunk', None) for each in built for m in each.network.modules()):
+                raise UserError('--parts cannot tell reads from writes in chunks: set model.backbone.memory_chunk=None')
             candidates = [candidate.in_mode(mode) for mode in modes for candidate in built]
             prefix = f'{swept} {value}: ' if swept else ''
             on_step = lambda text, prefix=prefix: status.update(prefix + text)  # noqa: E731

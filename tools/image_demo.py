@@ -16,8 +16,9 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from mmvittm.apis.cli import device, run_tool
-from mmvittm.deploy.images import IMAGE_SUFFIXES, is_named, read_image
-from mmvittm.deploy.predict import Predictor, load_predictor
+from mmvittm.apis.data import IMAGE_SUFFIXES
+from mmvittm.apis.inference import Predictor, is_named, read_image
+from mmvittm.deploy.predict import load_predictor
 from mmvittm.errors import UserError, error_text
 from mmvittm.fileio import atomic_path, require_writable
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from pages import markdown, write_section
-from study_report import between, interval
+from study_report import between, interval, read_runs
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import input_size, load_config
@@ -61,15 +61,22 @@ def accuracies() -> dict[str, str]:
             continue
         repeat, metric = study['repeats']['name'], study['metric']
         varied = {*study.get('model_options', {}), *study.get('first_stages', {})}  # more than the config
-        runs = pd.read_csv(folder / 'runs.csv').drop_duplicates(['model', repeat], keep='last')
+        if any(key.startswith('model.') for key in study.get('options', {})):
+            continue
+        runs = read_runs(study, folder)
         for model, config in study['configs'].items():
             own, config = runs[runs.model == model], f'configs/{config}'
             if model in varied or not len(own):
                 continue
             complete = own[repeat].nunique() == len(study['repeats']['values'])
-            error = f'{between(*interval(own[metric]))}; {len(own)} {repeat}s' if len(own) > 1 else f'one {repeat}'
-            name, unit = ('', 'steps') if metric == 'mIoU' else (' % top-1', 'epochs')
-            text = f'{own[metric].mean():.1f}{name} ({error}, {own.length.max()} {unit})'
+            error = (
+                f'{between(*interval(own[metric]))}; {len(own)} {repeat}s'
+                if len(own) > 1
+                else f'{repeat} {own[repeat].iloc[0]} only'
+            )
+            name, unit = ('', 'step') if metric == 'mIoU' else (' % top-1', 'epoch')
+            length = own.length.max()
+            text = f'{own[metric].mean():.1f}{name} ({error}, {length} {unit}{"s" * (length > 1)})'
             found[config].setdefault((complete, own.length.max()), text)
     return {
         config: '; '.join(text for (complete, _), text in sorted(texts.items()) if complete == max(texts)[0])
@@ -101,10 +108,10 @@ def measurements() -> Iterator[tuple[str, dict]]:
 
 def cells(machine: str = NONE, *values: float) -> dict[str, str]:
     """Return the cells of a measurement by header; a value may be missing or NaN."""
-    headers = {'ms': 0, 'GMACs': 1, 'parameters, M': 1, 'memory, MB': 0}
+    headers = {'ms': '.0f', 'GMACs': '.3g', 'parameters, M': '.1f', 'memory, MB': '.0f'}
     row = dict.fromkeys(headers, NONE) | {'CPU': re.sub(r'\(R\)| Processor|,.*', '', machine)}
-    for (header, digits), value in zip(headers.items(), values, strict=False):
-        row[header] = f'{value:.{digits}f}' if value == value else NONE
+    for (header, style), value in zip(headers.items(), values, strict=False):
+        row[header] = f'{value:{style}}' if value == value else NONE
     return row
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
 BEGIN, END = '<!-- begin generated -->', '<!-- end generated -->'
@@ -17,8 +18,14 @@ def markdown(texts: pd.DataFrame) -> str:
 
 
 def write_section(page: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
-    """Replace what is between two marks of ``page``; append it with the marks if they are missing."""
+    """Replace what is between two marks of ``page``; append it with the marks if they are missing.
+
+    Raises:
+        UserError: If only the first mark is there, since the rest of the page would be lost.
+    """
     before, found, rest = (page.read_text(encoding='utf-8') if page.is_file() else '').partition(begin)
+    if found and end not in rest:
+        raise UserError(f'{page} has {begin} without {end} after it: restore that mark')
     after = rest.partition(end)[2] if found else '\n'
     with atomic_path(page) as file:
         file.write_text(f'{before.rstrip()}\n\n{begin}\n{text}\n{end}{after}'.lstrip(), encoding='utf-8')

@@ -12,7 +12,7 @@ from PIL import Image
 from mmvittm.apis.cli import positive_int, run_tool
 from mmvittm.apis.config import load_config
 from mmvittm.apis.config_errors import in_scope
-from mmvittm.apis.data import check_data
+from mmvittm.apis.data import check_data, read_label_map
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
@@ -50,7 +50,7 @@ def test_set(cfg: Config):
     return dataset
 
 
-def columns(dataset, predictions: Path, count: int):
+def columns(cfg: Config, dataset, predictions: Path, count: int):
     """Yield name, image, ground truth and prediction of ``count`` images, the last two as label maps."""
     for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int):
         info = dataset.get_data_info(int(index))
@@ -58,17 +58,18 @@ def columns(dataset, predictions: Path, count: int):
         prediction = predictions / f'{name}.png'
         if not prediction.is_file():
             raise UserError(f'prediction not found: {prediction}, run `tools/test.py CONFIG CHECKPOINT --out DIR`')
-        labels = [np.array(Image.open(path)) for path in (info['seg_map_path'], prediction)]
-        if info['reduce_zero_label']:
-            labels = [label - np.uint8(1) for label in labels]
-        yield name, np.array(Image.open(info['img_path']).convert('RGB')), *labels
+        with in_scope(cfg):
+            truth = read_label_map(info, len(dataset.metainfo['classes']))
+        labels = np.array(Image.open(prediction)) - np.uint8(bool(info['reduce_zero_label']))  # mmseg adds 1 again
+        yield name, np.array(Image.open(info['img_path']).convert('RGB')), truth, labels
 
 
 def main() -> None:
     args = parse_args()
-    dataset = test_set(load_config(args.config))
+    cfg = load_config(args.config)
+    dataset = test_set(cfg)
     palette = np.array(dataset.metainfo['palette'], np.uint8)
-    drawn = list(columns(dataset, args.predictions, args.images))
+    drawn = list(columns(cfg, dataset, args.predictions, args.images))
 
     size = (2.5 * len(drawn), 8.5)  # inches
     figure, axes = plt.subplots(len(ROWS), len(drawn), figsize=size, squeeze=False, layout='constrained')

@@ -12,10 +12,10 @@ from torch import Tensor
 
 import mmvittm
 from mmvittm.apis.cli import run_tool
-from mmvittm.apis.weight_files import check_suffix, serialize, sha256
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, require_writable
 from mmvittm.weights.loading import load_in_mmengine_layout
+from mmvittm.weights.saving import check_suffix, serialize, sha256
 
 
 def parse_args() -> argparse.Namespace:

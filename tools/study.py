@@ -33,12 +33,12 @@ import yaml
 from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from study_report import models_of, write_report
+from study_report import models_of, read_rows, write_report
 
 import mmvittm
 from mmvittm.apis.cli import CfgOptions, positive_int, run_tool
 from mmvittm.apis.config import build_model, load_config
-from mmvittm.benchmark.machine import cpu_name
+from mmvittm.benchmark.machine import describe_machine, hardware
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
@@ -58,8 +58,9 @@ def parse_args() -> argparse.Namespace:
     names = ', '.join(sorted(path.stem for path in STUDIES.glob('*.yml')))
     parser.add_argument('study', help=f'study file, or one of {names}')
     parser.add_argument('--jobs', type=positive_int, default=1, metavar='N', help='runs at a time (default: 1)')
-    parser.add_argument('--time', action='store_true', help='only time all models; needs a quiet machine')
-    parser.add_argument('--report', action='store_true', help='only write the report from the CSV files')
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument('--time', action='store_true', help='only time all models; needs a quiet machine')
+    only.add_argument('--report', action='store_true', help='only write the report from the CSV files')
     parser.add_argument(
         '--results', type=Path, default=Path('results'), help='folder of the CSV files (default: %(default)s)'
     )
@@ -81,7 +82,7 @@ def load_study(name: str) -> tuple[str, dict]:
     except yaml.YAMLError as error:
         raise UserError(f'study {path} is not valid YAML: {" ".join(str(error).split())}') from error
     required = {'title', 'metric', 'configs', 'repeats'}
-    optional = {'options', 'model_options', 'first_stages', 'references', 'comparisons', 'scalars', 'shape'}
+    optional = {'options', 'model_options', 'first_stages', 'references', 'comparisons', 'note', 'scalars', 'shape'}
     if not isinstance(study, dict) or not required <= study.keys() <= required | optional:
         needs, may = (', '.join(sorted(keys)) for keys in (required, optional))
         raise UserError(f'study {path} needs the keys {needs} and may have {may}')
@@ -323,7 +324,7 @@ def record(run: Run, metrics: dict, study: dict, folder: Path) -> None:
     modules = [importlib.import_module(name) for name in ('torch', 'mmengine', 'mmvittm')]
     row = key | dict(config=run.source, length=run.length) | numbers
     row |= dict(
-        machine=torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
+        machine=torch.cuda.get_device_name() if torch.cuda.is_available() else hardware(describe_machine('cpu')),
         versions=' '.join(f'{module.__name__}={module.__version__.split("-")[0]}' for module in modules),
         commit=commit_of(TOOLS),
     )
@@ -336,16 +337,14 @@ def record(run: Run, metrics: dict, study: dict, folder: Path) -> None:
 
 
 def commit_of(folder: Path) -> str:
-    """Return the commit of a folder, '' for one outside a repository or without git."""
+    """Return the commit of a folder of a repository, '' for an installed one or without git."""
+    if not (folder.parent / '.git').exists():  # git would describe a repository around an environment
+        return ''
     try:
         command = ['git', 'describe', '--always', '--dirty']
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:
         return ''
-
-
-def read_rows(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype={'hash': str})  # one such as 2359549667e0 is no number
 
 
 def append_rows(path: Path, rows: list[dict]) -> None:
@@ -454,7 +453,8 @@ def time_models(runs: list[Run], study: dict, work_dir: Path, folder: Path) -> N
     rows = [
         dict(
             model=model, ms=result['time_ms']['median'], GMACs=result['macs_per_image'] / 1e9,
-            parameters=result['parameters'] / 1e6, machine=timed['machine']['cpu'], threads=timed['machine']['threads'],
+            parameters=result['parameters'] / 1e6, machine=hardware(timed['machine']),
+            threads=timed['machine']['threads'],
         )
         for model, result in zip(models, timed['results'], strict=True)
     ]  # fmt: skip
@@ -475,7 +475,7 @@ def main() -> None:
             time_models(runs, study, work_dir, folder)
         else:
             problems = run_study(runs, study, folder, args.jobs, console)
-    if not problems or (folder / 'runs.csv').is_file():
+    if args.report or (folder / 'runs.csv').is_file():
         write_report(name, study, folder, docs)
         console.print(f'Wrote {docs}', soft_wrap=True, markup=False)
     if problems:

@@ -14,6 +14,8 @@ from scipy import stats
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
+WEAK_FROM = 0.05  # a difference of a higher false discovery rate is weak evidence
+
 
 def interval(values: pd.Series) -> tuple[float, float]:
     """95 % confidence interval of the mean by Student's t; NaN with fewer than two values."""
@@ -49,6 +51,26 @@ def references(study: dict, folder: Path) -> Iterator[pd.DataFrame]:
         yield rows.assign(model=model)
 
 
+def read_rows(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={'hash': str})  # one such as 2359549667e0 is no number
+
+
+def read_runs(study: dict, folder: Path) -> pd.DataFrame:
+    """The finished runs of a study, the last one per model and fold or seed, of the length of the model's last run.
+
+    Raises:
+        UserError: If no run has finished.
+    """
+    path, repeat = folder / 'runs.csv', study['repeats']['name']
+    if not path.is_file():
+        raise UserError(f'{path} does not exist: no run of this study has finished')
+    runs = read_rows(path)
+    runs = runs[runs.model.isin(study['configs']) & runs[repeat].isin(study['repeats']['values'])]
+    # a run of another length than the last one, such as a short trial, is no run of the same training
+    runs = runs[runs.length == runs.groupby('model').length.transform('last')]
+    return runs.drop_duplicates(['model', repeat], keep='last')
+
+
 def results_table(runs: pd.DataFrame, study: dict, speed: pd.DataFrame | None) -> pd.DataFrame:
     """Mean and interval of the metric per model, the mean of each class, and the speed."""
     metric = study['metric']
@@ -67,36 +89,62 @@ def results_table(runs: pd.DataFrame, study: dict, speed: pd.DataFrame | None) -
     return pd.DataFrame.from_dict(rows, orient='index').fillna('–').replace('nan', '–')
 
 
-def paired_differences(runs: pd.DataFrame, study: dict, repeat: str) -> pd.DataFrame:
+def paired_differences(runs: pd.DataFrame, study: dict) -> pd.DataFrame:
     """Mean difference of each comparison over the folds or seeds that both models have, with its interval.
 
     Among many comparisons some look better by chance: ``q`` is the false discovery rate that one has to accept to call
     a difference shown (Benjamini and Hochberg), over all comparisons of the study.
 
-    Rounding may differ between machines, which acts like another seed, so a comparison across them is marked.
+    Returns:
+        pd.DataFrame: ``pairs``, ``difference``, ``low``, ``high``, ``q`` and ``conclusion`` by comparison.
     """
+    repeat = study['repeats']['name']
     table = runs.pivot(index=repeat, columns='model', values=study['metric'])
     machines = runs.pivot(index=repeat, columns='model', values='machine')
-    rows, pvalues = {}, {}
+    rows = {}
     for first, second in study.get('comparisons', []):
         if {first, second} <= set(table.columns):
             difference = (table[first] - table[second]).dropna()
             low, high = interval(difference)
-            conclusion = 'no difference shown' if low <= 0 <= high else 'better' if low > 0 else 'worse'
             known = machines.loc[difference.index, [first, second]].dropna()
-            across = ' (two machines)' if (known[first] != known[second]).any() else ''
-            rows[name := f'{first} against {second}'] = {
-                'pairs': f'{len(difference)}',
-                f'difference in {study["metric"]}': f'{difference.mean():+.1f}',
-                '95 % interval': between(low, high),
-                'q': '–',
-                'conclusion': 'too few runs' if np.isnan(low) else conclusion + across,
-            }
-            if len(difference) > 1 and difference.any():
-                pvalues[name] = stats.ttest_1samp(difference, 0).pvalue
-    for name, q in zip(pvalues, stats.false_discovery_control([*pvalues.values()]), strict=True):
-        rows[name]['q'] = f'{q:.3f}' if q >= 0.001 else '<0.001'
-    return pd.DataFrame.from_dict(rows, orient='index')
+            rows[name_of(first, second)] = dict(
+                pairs=len(difference), difference=difference.mean(), low=low, high=high,
+                p=stats.ttest_1samp(difference, 0).pvalue if len(difference) > 1 and difference.any() else np.nan,
+                two_machines=(known[first] != known[second]).any(),
+            )  # fmt: skip
+    if not rows:
+        return pd.DataFrame()
+    frame = pd.DataFrame.from_dict(rows, orient='index')
+    tested = frame.p.notna()
+    frame.loc[tested, 'q'] = stats.false_discovery_control(frame.p[tested])
+    return frame.assign(conclusion=frame.apply(conclude, axis=1))
+
+
+def name_of(first: str, second: str) -> str:
+    return f'{first} against {second}'
+
+
+def conclude(row: pd.Series) -> str:
+    """What a difference shows; that of two machines is marked, since their rounding may act like another seed."""
+    if np.isnan(row.low):
+        return 'too few runs'
+    text = 'no difference shown' if row.low <= 0 <= row.high else 'better' if row.low > 0 else 'worse'
+    weak = ', weak evidence' if text != 'no difference shown' and row.q >= WEAK_FROM else ''
+    return text + weak + ' (two machines)' * row.two_machines
+
+
+def difference_texts(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The cells of a table of differences."""
+    q = frame.q.map(lambda q: '–' if np.isnan(q) else '<0.001' if q < 0.001 else f'{q:.3f}')
+    return pd.DataFrame(
+        {
+            'pairs': frame.pairs.astype(str),
+            f'difference in {metric}': frame.difference.map('{:+.1f}'.format),
+            '95 % interval': [between(*ends) for ends in zip(frame.low, frame.high, strict=True)],
+            'q': q,
+            'conclusion': frame.conclusion,
+        }
+    )
 
 
 def plot_tradeoff(runs: pd.DataFrame, study: dict, speed: pd.DataFrame, path: Path) -> None:
@@ -197,15 +245,11 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     Raises:
         UserError: If no run has finished.
     """
-    tables = {path.stem: pd.read_csv(path) for path in folder.glob('*.csv')}
-    if 'runs' not in tables:
-        raise UserError(f'{folder / "runs.csv"} does not exist: no run of this study has finished')
+    tables = {path.stem: read_rows(path) for path in folder.glob('*.csv')}
     repeat, metric = study['repeats']['name'], study['metric']
-    runs = tables['runs']
-    runs = runs[runs.model.isin(study['configs']) & runs[repeat].isin(study['repeats']['values'])]
-    # a run of another length than the last one, such as a short trial, is no run of the same training
-    runs = runs[runs.length == runs.groupby('model').length.transform('last')]
-    runs = runs.drop_duplicates(['model', repeat], keep='last')
+    runs = read_runs(study, folder)
+    for name in {'curves', 'scalars'} & set(tables):
+        tables[name] = tables[name].merge(runs[['model', repeat, 'hash']])
     speed = tables['speed'].set_index('model') if 'speed' in tables else None
     lengths = ' or '.join(str(length) for length in sorted(runs.length.unique()))
     expected = len(study['configs']) * len(study['repeats']['values'])
@@ -219,9 +263,13 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
         f'{done}\n',
         signed(results_table(runs, study, speed), 'model'),
     ]
-    differences = paired_differences(runs, study, repeat)
+    differences = paired_differences(runs, study)
     if len(differences):
-        text += [f'Differences, paired by {repeat}:\n', signed(differences, 'comparison')]
+        text += [
+            f'Differences, paired by {repeat}:\n',
+            signed(difference_texts(differences, metric), 'comparison'),
+            *(f'{study[key]}\n' for key in ['note'] if key in study),
+        ]
     images = page.parent / 'images'
     if speed is not None:
         text.append(f'![{metric} against time per image, 95 % intervals](images/study_{name}_speed.png)\n')

@@ -13,7 +13,7 @@ from mmvittm.apis.data import check_data, check_distinct_names, innermost_datase
 from mmvittm.apis.runner import build_runner, config_from_args
 from mmvittm.datasets import CheckedDataset
 from mmvittm.errors import UserError
-from mmvittm.fileio import atomic_path
+from mmvittm.fileio import atomic_path, require_writable
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,8 +60,7 @@ def use_tta(cfg: Config) -> None:
 def main() -> None:
     args = parse_args()
     for folder in filter(None, (args.out, args.show_dir)):
-        if Path(folder).is_file():
-            raise UserError(f'{folder} is a file: name a folder')
+        require_writable(folder)
     cfg = config_from_args(args)
     cfg.load_from = args.checkpoint
     first_step = FirstStepHook()

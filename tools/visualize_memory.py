@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import load_config
 from mmvittm.apis.config_errors import in_scope
-from mmvittm.apis.data import build_unloaded, innermost_datasets
+from mmvittm.apis.data import build_unloaded, innermost_datasets, read_label_map
+from mmvittm.apis.inference import Predictor, read_image
 from mmvittm.apis.memory import Recording, Transfer, find_backbone, principal_colours, receptive_fields, record
-from mmvittm.deploy.images import read_image
-from mmvittm.deploy.predict import Predictor, load_predictor
-from mmvittm.errors import UserError, error_text
+from mmvittm.deploy.predict import load_predictor
+from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 from mmvittm.models import ViTTM
 from mmvittm.models.streams import Grids, Streams
@@ -123,6 +123,8 @@ def predict(
     prediction = predictor.predict(image)
     _, legend = predictor.task.draw(image, prediction, predictor.classes, predictor.palette)
     if predictor.task.name != 'segmentation':
+        if args.truth:
+            raise UserError('--truth is the label map of a segmentor, and this is a classifier: leave it out')
         return {}, legend
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(predictor.palette)] = predictor.palette
@@ -145,11 +147,7 @@ def read_truth(cfg: Config, image: Path, given: Path | None, num_classes: int) -
                     given = paths.get(image.resolve())
         if not given:
             return None
-        steps = Compose([dict(type='LoadAnnotations'), dict(type='mmvittm.CheckLabels', num_classes=num_classes)])
-        try:
-            return steps(entry | dict(seg_map_path=str(given)))['gt_seg_map']
-        except (OSError, ValueError) as error:
-            raise UserError(f'label map {given} cannot be read: {error_text(error)}') from error
+        return read_label_map(entry | dict(seg_map_path=str(given)), num_classes)
 
 
 def cell_sizes(backbone: ViTTM, grids: Grids, size: Sequence[int]) -> dict[str, list[float]]:

@@ -69,7 +69,7 @@ def known_problem(error: Exception) -> str | None:
         file = error.filename or 'a file'
         return f'{file} cannot be written ({error.strerror}): free some space and start again'
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
-        return f'out of memory ({" ".join(str(error).split())[:200]}): choose smaller images, batches or models'
+        return f'out of memory ({error_text(error)}): choose smaller images, batches or models'
     return explain_lost_process(error) if isinstance(error, RuntimeError) else None
 
 

@@ -66,7 +66,7 @@ def load_config(path: str | Path, cfg_options: dict | None = None) -> Config:
 
     Args:
         path (str | Path): A ``.py``, ``.yaml`` or ``.json`` config.
-        cfg_options (dict, optional): Overrides such as ``{'model.backbone.depth': 2}``.
+        cfg_options (dict, optional): Overrides such as ``{'model.backbone.arch': 'tiny'}``.
 
     Raises:
         UserError: If the file or one of its ``_base_`` files is missing or cannot be read, an override does not fit,

@@ -111,6 +111,9 @@ def _noted_parts() -> Iterator[None]:
             registry.build_func = build
 
 
+_MMSEG_LAYER_DECAY = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
+
+
 def _with_children(values: Iterable[object]) -> Iterator[Registry]:
     for value in values:
         if isinstance(value, Registry):
@@ -149,10 +152,12 @@ def check_metric_arguments(cfg: Config) -> None:
 
 def check_optimizer(cfg: Config) -> None:
     """Raise a UserError for an unknown optimizer, which mmengine calls not callable, and for mmseg's layer decay."""
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    is_vittm = str(backbone.get('type')).endswith('ViTTM')
     with in_scope(cfg):
         for place, node in dicts_in({'optim_wrapper': cfg.get('optim_wrapper')}):
             kind = node.get('type')
-            if str(node.get('constructor')).endswith('LearningRateDecayOptimizerConstructor'):
+            if is_vittm and str(node.get('constructor')).endswith(_MMSEG_LAYER_DECAY):
                 raise UserError(
                     f'{config_name(cfg)}: {place}: the layer decay of mmseg knows no ViTTM, use '
                     "constructor='mmvittm.LayerDecayOptimWrapperConstructor'"

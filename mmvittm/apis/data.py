@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from ..errors import UserError
+from ..errors import UserError, error_text
 from .config_errors import explain_config_errors, find_class, in_scope
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.tif', '.tiff')
@@ -67,6 +68,26 @@ def build_unloaded(dataset: dict) -> BaseDataset | None:
     if inspect.isclass(cls) and not issubclass(cls, BaseDataset):
         return None
     return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []})
+
+
+def read_label_map(entry: dict, num_classes: int) -> np.ndarray:
+    """Read the label map of a data set's entry as training does, in the scope of mmseg.
+
+    Args:
+        entry (dict): ``seg_map_path``, ``label_map``, ``reduce_zero_label`` and ``seg_fields``.
+        num_classes (int): Number of classes.
+
+    Returns:
+        np.ndarray: Labels ``(H, W)``; 255 is no class.
+
+    Raises:
+        UserError: If it cannot be read or has other labels.
+    """
+    steps = Compose([dict(type='LoadAnnotations'), dict(type='mmvittm.CheckLabels', num_classes=num_classes)])
+    try:
+        return steps(dict(entry))['gt_seg_map']
+    except (OSError, ValueError) as error:
+        raise UserError(f'label map {entry["seg_map_path"]} cannot be read: {error_text(error)}') from error
 
 
 def _problem(dataset: dict) -> str | None:

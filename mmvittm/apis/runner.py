@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
 from ..engine.checkpoints import newest_checkpoint
 from ..engine.hooks.progress_bar_hook import ProgressBarHook
-from ..errors import UserError
+from ..errors import UserError, error_text
 from ..fileio import require_writable
 from ..weights import use_safe_loading
 from .config import load_config
@@ -125,7 +127,7 @@ class _ToolRunner:
         except UserError:
             raise
         except Exception as error:  # a crafted checkpoint may raise anything
-            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+            reason = f'{type(error).__name__}: {error_text(error)}'
             raise UserError(f'checkpoint {self._load_from} does not fit this config: {reason}') from error
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
@@ -138,6 +140,11 @@ class _ToolRunner:
         logging.captureWarnings(True)
         logging.getLogger('py.warnings').handlers = files or [logging.NullHandler()]
         return logger
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        # mmengine reverts it only in a process of its own, but it needs a GPU
+        model = model if torch.cuda.is_available() else revert_sync_batchnorm(model)
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def load_checkpoint(self, *args, **kwargs) -> dict:
         # mmengine prints all names that do not fit; CheckpointFitHook says how many

@@ -28,9 +28,14 @@ def describe_machine(device: str, packages: Iterable[str] = ()) -> dict:
     )
 
 
+def hardware(machine: dict) -> str:
+    """Return processor and vector instructions of :func:`describe_machine`: clouds have several CPUs of one name."""
+    return f'{machine["cpu"]}, {machine["cpu_isa"]}'
+
+
 def hardware_slug(machine: dict) -> str:
-    """Return processor and vector instructions of :func:`describe_machine` as a part of a file name."""
-    return re.sub(r'[^a-z0-9]+', '-', f'{machine["cpu"]}-{machine["cpu_isa"]}'.lower())
+    """Return :func:`hardware` as a part of a file name."""
+    return re.sub(r'[^a-z0-9]+', '-', hardware(machine).lower())
 
 
 def cpu_name(cpuinfo: Path = Path('/proc/cpuinfo')) -> str:

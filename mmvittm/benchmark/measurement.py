@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..apis.config import build_model, input_size, load_config
 from ..apis.tasks import inference_network
-from ..errors import UserError
+from ..errors import UserError, error_text
 from ..weights import load_weights
 from .complexity import Gemm, count_forward, count_parameters, count_work, gemm_run, largest
 from .modes import BACKENDS, DTYPES, RunMode, training_step
@@ -86,7 +86,7 @@ def build_candidate(
             count_work(training_step(copy.deepcopy(network), images)) if train else count_forward(network, images)
         )
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
+        reason = error_text(error)
         if 'Expected more than 1 value per channel' in reason:  # of BatchNorm, behind global pooling
             raise UserError(f'config {config} does not train on one image: use --batch-size 2 or more') from error
         raise UserError(f'config {config} does not run on images of {height}×{width}: {reason}') from error

@@ -100,6 +100,8 @@ def unreadable_file(sample: dict) -> str | None:
                 with Image.open(path) as image:
                     image.load()
             except Exception as error:  # Pillow raises many types
+                if kind == 'image' and isinstance(error, Image.DecompressionBombError):
+                    continue  # OpenCV reads images that are too large for Pillow
                 reason = str(error).partition('\n')[0] or type(error).__name__
                 return f'{kind} {path} cannot be read ({reason})'
     return None

@@ -124,9 +124,8 @@ class SeededDataset(CheckedDataset):
         self.corrupt[index] = True
         found = int(self.corrupt.sum())
         if found > self.max_corrupt_files or found == len(self):
-            raise UserError(
-                f'{error}, or allow more such files with train_cfg.max_corrupt_files, now {self.max_corrupt_files}'
-            ) from error
+            allow = f', or allow more such files with train_cfg.max_corrupt_files, now {self.max_corrupt_files}'
+            raise UserError(f'{error}{allow if found < len(self) else ""}') from error
         if is_new:
             message = f'{error}; replaced by another sample ({found} of at most {self.max_corrupt_files})'
             print_log(message, logger='current', level=logging.WARNING)

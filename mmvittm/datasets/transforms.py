@@ -114,7 +114,7 @@ class CheckLabels(BaseTransform):
         try:
             with Image.open(results['seg_map_path']) as image:
                 labels = np.asarray(image) if _bits(image) > 8 else np.zeros(1)
-        except (KeyError, OSError):
+        except (KeyError, OSError, Image.DecompressionBombError):
             return
         if wrong := labels[(labels < 0) | (labels > 255) | (labels % 1 != 0)].tolist():
             raise UserError(f'{results["seg_map_path"]} has label {wrong[0]}: labels must be whole numbers up to 255')

@@ -1,44 +1,19 @@
-"""Images: reading them, choosing a few to check an export on, and fitting them to an exported network."""
+"""Images: choosing a few to check an export on, and fitting them to an exported network."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import mmcv
 import numpy as np
 from matplotlib import cbook
 from mmengine.config import Config
 
 from ..apis.config_errors import in_scope
-from ..apis.data import IMAGE_SUFFIXES, build_unloaded, check_data, innermost_datasets
+from ..apis.data import build_unloaded, check_data, innermost_datasets
+from ..apis.inference import images_in, read_image
+from ..apis.tasks import Size
 from ..errors import UserError
-from .metadata import ExportMetadata, Size
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read an image as ``(h, w, 3)``, uint8, BGR, or raise a :class:`UserError`."""
-    try:
-        image = mmcv.imread(path)
-    except (OSError, ValueError, cv2.error) as error:
-        raise UserError(f'image {path} cannot be read: {getattr(error, "err", error)}') from error
-    if image is None:
-        raise UserError(f'image {path} cannot be read: it is damaged or not an image')
-    return image
-
-
-def is_named(path: Path, suffixes: tuple[str, ...]) -> bool:
-    """Return True for a name that ends in one of ``suffixes`` and is not hidden, as macOS's ``._image.png`` is."""
-    return path.suffix.lower() in suffixes and not path.name.startswith('.')
-
-
-def images_in(folder: Path) -> list[Path]:
-    """List the images in a folder by name, or raise a :class:`UserError` if there are none."""
-    if not folder.is_dir():
-        raise UserError(f'image folder not found: {folder}')
-    found = sorted(path for path in folder.iterdir() if is_named(path, IMAGE_SUFFIXES))
-    if not found:
-        raise UserError(f'folder {folder} holds no images ({", ".join(IMAGE_SUFFIXES)})')
-    return found
+from .metadata import ExportMetadata
 
 
 def sample_images(cfg: Config, folder: Path | None = None, count: int = 4) -> Iterator[np.ndarray]:

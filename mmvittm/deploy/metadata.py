@@ -6,17 +6,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from mmengine.config import Config
 from torch import nn
 
-from ..apis.config_errors import explain_config_errors, in_scope
-from ..apis.data import build_unloaded, innermost_datasets
-from ..apis.tasks import TASKS
+from ..apis.tasks import TASKS, Size
 from ..errors import UserError
 from ..version import __version__
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -103,36 +97,3 @@ def normalisation(preprocessor: nn.Module) -> dict:
     if getattr(preprocessor, '_enable_normalize', False):
         mean, std = (tuple(values.flatten().tolist()) for values in (preprocessor.mean, preprocessor.std))
     return dict(channel_order='rgb' if swaps else 'bgr', mean=mean, std=std)
-
-
-def class_names(cfg: Config, head: nn.Module, dataset_meta: dict) -> dict:
-    """Return ``classes`` and ``palette``: the checkpoint's, else the test data's, else numbers and matplotlib's tab20.
-
-    A palette of another length than the classes is not used.
-
-    Args:
-        cfg (Config): The model's config.
-        head (nn.Module): The model's head.
-        dataset_meta (dict): ``meta['dataset_meta']`` of the checkpoint, empty if it has none.
-
-    Raises:
-        UserError: If the head and the data differ in the number of classes.
-    """
-    count = head.num_classes
-    meta = {key.lower(): value for key, value in dataset_meta.items()} or _test_data_meta(cfg)
-    classes = tuple(meta.get('classes') or map(str, range(count)))
-    if len(classes) != count:
-        raise UserError(f'the model has {count} classes and the data {len(classes)}: make num_classes and data agree')
-    colours = matplotlib.colormaps['tab20'].colors
-    palette = meta.get('palette') or ()
-    if len(palette) != count:
-        palette = [[round(255 * value) for value in colours[index % len(colours)]] for index in range(count)]
-    return dict(classes=classes, palette=tuple(tuple(map(int, colour)) for colour in palette))
-
-
-def _test_data_meta(cfg: Config) -> dict:
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
-    if not loader:
-        return {}
-    with explain_config_errors(cfg), in_scope(cfg):
-        return getattr(build_unloaded(next(innermost_datasets(loader['dataset']))), 'metainfo', {})

@@ -1,36 +1,19 @@
-"""Prediction for images, by a config and its checkpoint or by an exported file."""
+"""Prediction for images by an exported file."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from torch import nn
 
-from ..apis.config import build_model, load_config
-from ..apis.config_errors import in_scope
-from ..apis.data import innermost_datasets
-from ..apis.tasks import TASKS, Palette, Task, task_of
+from ..apis.inference import Predictor, eager_predictor
+from ..apis.tasks import TASKS, task_of
 from ..errors import UserError
-from ..weights import load_weights
 from .base import Session
 from .formats import FORMATS, format_of
 from .images import prepare
-from .metadata import ExportMetadata, class_names
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A model that is ready for images."""
-
-    task: Task
-    classes: Sequence[str]
-    palette: Palette  #: RGB colour of each class.
-    predict: Callable[[np.ndarray], np.ndarray]  #: From an image ``(h, w, 3)``, uint8, BGR, to the task's prediction.
-    model: nn.Module | None = None  #: The model, with the config that it runs images by in ``model.cfg``; eager only.
+from .metadata import ExportMetadata
 
 
 def load_predictor(model: Path, checkpoint: Path | None = None, device: torch.device | str = 'cpu') -> Predictor:
@@ -71,46 +54,19 @@ def exported_predictor(path: Path) -> Predictor:
     return Predictor(task, metadata.classes, metadata.palette, predict)
 
 
-def eager_predictor(config: Path, checkpoint: Path, device: torch.device | str = 'cpu') -> Predictor:
-    """Load a config and its checkpoint; images pass through the config's test pipeline."""
-    cfg = load_config(config)
-    model, dataset_meta = load_model(cfg, checkpoint)
-    model.to(device).cfg = _without_annotations(cfg)
-    task = task_of(model)
-
-    def predict(image: np.ndarray) -> np.ndarray:
-        with in_scope(cfg):
-            return task.predict(model, image)
-
-    return Predictor(task, **class_names(cfg, task.head(model), dataset_meta), predict=predict, model=model)
-
-
 def load_exported(path: Path, dtype: str | None = None) -> tuple[Session, ExportMetadata]:
     """Load an exported file to compute in ``dtype``, by default the one it was exported for."""
     session = format_of(path).load(path, dtype)
     return session, ExportMetadata.from_dict(session.metadata, path)
 
 
-def load_model(cfg: Config, checkpoint: Path | None) -> tuple[nn.Module, dict]:
-    """Build the model of a config in eval mode, with the weights of ``checkpoint`` or random ones.
-
-    Returns:
-        tuple: The model, and the checkpoint's ``meta['dataset_meta']``, empty if it has none.
-
-    Raises:
-        UserError: If the model cannot be built or the checkpoint does not fit it.
-    """
-    model = build_model(cfg)
-    model.eval()
-    stored = load_weights(model, checkpoint) if checkpoint else {}
-    dataset_meta = (stored.get('meta') or {}).get('dataset_meta')
-    return model, dataset_meta if isinstance(dataset_meta, dict) else {}
-
-
 def run_exported(model: nn.Module, session: Session, metadata: ExportMetadata) -> None:
     """Let ``session`` compute the outputs of ``model``; preprocessing and postprocessing remain the model's own.
 
     The model raises a :class:`UserError` for images of another size than the session's.
+
+    Raises:
+        UserError: If the exported model has another task or number of classes.
     """
 
     def extract_feat(inputs: torch.Tensor, *args: object, **kwargs: object) -> list[torch.Tensor]:
@@ -120,18 +76,10 @@ def run_exported(model: nn.Module, session: Session, metadata: ExportMetadata) -
         return [torch.from_numpy(output).to(inputs.device) for output in session(inputs.cpu().numpy())]
 
     model = model.module if is_model_wrapper(model) else model
+    task = task_of(model)
+    needed, given = (task.name, task.head(model).num_classes), (metadata.task, len(metadata.classes))
+    if needed != given:
+        needed, given = (f'{name} of {classes} classes' for name, classes in (needed, given))
+        raise UserError(f'the exported model is for {given}, the config for {needed}: name the config of the export')
     model.extract_feat = extract_feat
-    task_of(model).skip_head(model)
-
-
-def _without_annotations(cfg: Config) -> Config:
-    """Return the config with a test pipeline that loads no annotations, where mmseg and mmpretrain look for it."""
-    dataset = next(innermost_datasets(cfg.test_dataloader.dataset)) if cfg.get('test_dataloader') else {}
-    pipeline = dataset.get('pipeline') or cfg.get('test_pipeline')
-    if not pipeline:
-        raise UserError(f'config {cfg.filename} has no test_dataloader or test_pipeline, which prepares images')
-    cfg = cfg.copy()
-    steps = [step for step in pipeline if 'Annotation' not in str(step['type'])]
-    cfg.test_pipeline = steps
-    cfg.test_dataloader = dict(dataset=dict(pipeline=steps))
-    return cfg
+    task.skip_head(model)

@@ -18,7 +18,7 @@ class MemoryBlock(BaseModule):
     is passed ``embed_dims`` if it names it.
 
     Attributes:
-        per_token (bool): True if the block treats each token by itself, as :meth:`ViTTM.forward` in chunks and scenes
+        per_token (bool): True if the block treats each token by itself, as ``memory_chunk`` and scenes
             need. Not inherited: a subclass says so itself.
     """
 

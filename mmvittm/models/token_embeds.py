@@ -189,12 +189,18 @@ class PatchTokens(TokenEmbed):
                 f'an image of {height}×{width} pixels is smaller than a patch of '
                 f'{self.patch_size[0]}×{self.patch_size[1]}: enlarge the image or choose a smaller patch_size'
             )
+        tokens, grid = self.project(x)
+        return tokens + self.positions(grid), grid
+
+    def project(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Images ``(B, in_channels, H, W)`` -> tokens ``(B, N, C)`` without positions, and their grid."""
+        projection = self.patches.projection
+        if type(projection) is not nn.Conv2d or projection._forward_hooks or projection._forward_pre_hooks:
+            return self.patches(x)  # an adapter or hook acts in the call of the convolution, not on its weight
         x = self.patches.adaptive_padding(x)
         rows, columns = grid = x.shape[2] // self.patch_size[0], x.shape[3] // self.patch_size[1]
         patches = x.unflatten(3, (columns, -1)).unflatten(2, (rows, -1)).permute(0, 2, 4, 1, 3, 5)
-        projection = self.patches.projection
-        tokens = F.linear(patches.flatten(3).flatten(1, 2), projection.weight.flatten(1), projection.bias)
-        return tokens + self.positions(grid), grid
+        return F.linear(patches.flatten(3).flatten(1, 2), projection.weight.flatten(1), projection.bias), grid
 
 
 @TOKEN_EMBEDS.register_module()

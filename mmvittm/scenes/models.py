@@ -6,11 +6,10 @@ from pathlib import Path
 from mmseg.models import EncoderDecoder
 
 from ..apis.config import load_config
+from ..apis.inference import class_names, load_model
 from ..apis.tasks import task_of
-from ..apis.weight_files import sha256
-from ..deploy.metadata import class_names
-from ..deploy.predict import load_model
 from ..errors import UserError
+from ..weights.saving import sha256
 
 
 def load_segmentor(config: str | Path, checkpoint: str | Path) -> EncoderDecoder:

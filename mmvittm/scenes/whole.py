@@ -195,7 +195,7 @@ class Scene:
         patch = self.model.patch
         part = Window(rows.start * patch[0], columns.start * patch[1], len(rows) * patch[0], len(columns) * patch[1])
         pixels = read_normalized(self.model.model, self.raster, part)
-        tokens, _ = self.model.backbone.memory_embed.patches(pixels)
+        tokens, _ = self.model.backbone.memory_embed.project(pixels)
         row_weights = self._resample[0][rows.start : rows.stop]
         column_weights = self._resample[1][columns.start : columns.stop]
         positions = torch.einsum(

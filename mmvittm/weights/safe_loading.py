@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
 from ..errors import UserError
-from .loading import MapLocation, load_in_mmengine_layout
+from .loading import MapLocation, load_in_mmengine_layout, verify_records
 
 
 def use_safe_loading(allow_pickle: bool = False) -> None:
@@ -65,3 +65,8 @@ def _fetch(url: str, path: Path) -> None:
         torch.hub.download_url_to_file(url, str(path))
     except (OSError, ValueError) as error:
         raise UserError(f'{url} cannot be downloaded ({error})') from error
+    try:
+        verify_records(path)
+    except UserError:
+        path.unlink()  # else the damaged file would be found here for ever
+        raise

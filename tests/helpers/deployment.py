@@ -53,7 +53,7 @@ test_dataloader = dict(
             dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 24), keep_ratio=True),
             dict(type='LoadAnnotations'), dict(type='PackSegInputs')]))
 test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_cfg = dict(type='mmvittm.ReadableTestLoop')
+test_cfg = dict(type='mmvittm.CheckedTestLoop')
 """
 )
 CLASSIFIER = (

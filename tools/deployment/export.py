@@ -18,11 +18,11 @@ from rich.progress import track
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import load_config
+from mmvittm.apis.inference import class_names, images_in, load_model, read_image
 from mmvittm.apis.tasks import Task, inference_network, task_of
 from mmvittm.deploy import FORMATS
-from mmvittm.deploy.images import images_in, prepare, read_image, sample_images
-from mmvittm.deploy.metadata import ExportMetadata, class_names, normalisation
-from mmvittm.deploy.predict import load_model
+from mmvittm.deploy.images import prepare, sample_images
+from mmvittm.deploy.metadata import ExportMetadata, normalisation
 from mmvittm.deploy.verify import TOLERANCES, verify
 from mmvittm.errors import UserError
 from mmvittm.fileio import require_writable

@@ -10,11 +10,11 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 import mmvittm
-from mmvittm.apis.weight_files import PYTORCH_SUFFIXES, check_suffix, serialize, sha256
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 from mmvittm.weights.loading import load_checkpoint_file
 from mmvittm.weights.mismatch import describe_mismatch
+from mmvittm.weights.saving import PYTORCH_SUFFIXES, check_suffix, serialize, sha256
 
 
 def converter_parser(description: str, source: str) -> argparse.ArgumentParser:

@@ -11,8 +11,8 @@ param_scheduler = [
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=1500, end=160000),
 ]
 train_cfg = dict(type='mmvittm.ResumableIterLoop', max_iters=160000, val_interval=16000)
-val_cfg = dict(type='mmvittm.ReadableValLoop')
-test_cfg = dict(type='mmvittm.ReadableTestLoop')
+val_cfg = dict(type='mmvittm.CheckedValLoop')
+test_cfg = dict(type='mmvittm.CheckedTestLoop')
 default_hooks = dict(
     logger=dict(log_metric_by_epoch=False),
     checkpoint=dict(by_epoch=False, interval=16000, save_best='mIoU'),

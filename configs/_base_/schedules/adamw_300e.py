@@ -13,8 +13,8 @@ optim_wrapper = dict(
 )
 custom_hooks = [dict(type='EMAHook', momentum=1 - 0.999)]
 train_cfg = dict(type='mmvittm.ResumableEpochLoop', max_epochs=300, val_interval=5)
-val_cfg = dict(type='mmvittm.ReadableValLoop')
-test_cfg = dict(type='mmvittm.ReadableTestLoop')
+val_cfg = dict(type='mmvittm.CheckedValLoop')
+test_cfg = dict(type='mmvittm.CheckedTestLoop')
 default_hooks = dict(
     logger=dict(interval=100),
     checkpoint=dict(interval=5, save_best='accuracy/top1'),

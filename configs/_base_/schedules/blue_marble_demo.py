@@ -10,4 +10,3 @@ train_cfg = dict(max_iters=300, val_interval=300)
 default_hooks = dict(checkpoint=dict(interval=150, save_best=None))
 randomness = dict(seed=0)
 auto_scale_lr = dict(base_batch_size=8)
-custom_hooks = [dict(type='mmvittm.ProgressBarHook')]

@@ -11,8 +11,8 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=1e-6, by_epoch=True, begin=0, end=30, convert_to_iter_based=True),
 ]
 train_cfg = dict(type='mmvittm.ResumableEpochLoop', max_epochs=30, val_interval=5)
-val_cfg = dict(type='mmvittm.ReadableValLoop')
-test_cfg = dict(type='mmvittm.ReadableTestLoop')
+val_cfg = dict(type='mmvittm.CheckedValLoop')
+test_cfg = dict(type='mmvittm.CheckedTestLoop')
 default_hooks = dict(
     checkpoint=dict(interval=5, save_best='accuracy/top1'), visualization=dict(type='VisualizationHook')
 )

@@ -1,2 +1,2 @@
-_base_ = './baseline.py'
-model = dict(backbone=dict(rw_head=dict(_delete_=True, type='DynaMixer'), fusion=dict(type='AddEraseFusion')))
+_base_ = './head-dyna-mixer_fusion-add.py'
+model = dict(backbone=dict(fusion=dict(type='AddEraseFusion')))

@@ -1,7 +1,2 @@
-_base_ = './baseline.py'
-model = dict(
-    backbone=dict(
-        rw_head=dict(_delete_=True, type='LatentCrossAttention', latent_ratio=4),
-        fusion=dict(type='AddEraseFusion'),
-    ),
-)
+_base_ = './head-latent-cross-attention_fusion-add.py'
+model = dict(backbone=dict(fusion=dict(type='AddEraseFusion')))

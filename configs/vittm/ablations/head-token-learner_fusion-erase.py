@@ -1,2 +1,2 @@
-_base_ = './baseline.py'
-model = dict(backbone=dict(rw_head=dict(_delete_=True, type='TokenLearner'), fusion=dict(type='EraseFusion')))
+_base_ = './head-token-learner_fusion-add.py'
+model = dict(backbone=dict(fusion=dict(type='EraseFusion')))

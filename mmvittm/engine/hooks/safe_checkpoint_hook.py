@@ -28,7 +28,14 @@ class AtomicBackend(LocalBackend):
 def accumulated_batches(runner: Runner) -> int:
     """Return the number of batches whose gradients wait for the next optimizer step."""
     wrapper = runner.optim_wrapper
-    return getattr(wrapper, '_inner_count', 0) % getattr(wrapper, '_accumulative_counts', 1)
+    done = getattr(wrapper, '_inner_count', 0)
+    is_last = done == getattr(wrapper, '_max_counts', -1)  # where mmengine steps in any case
+    return 0 if is_last else done % accumulative_counts(runner)
+
+
+def accumulative_counts(runner: Runner) -> int:
+    """Return the number of batches of an optimizer step."""
+    return getattr(runner.optim_wrapper, '_accumulative_counts', 1)
 
 
 @HOOKS.register_module()

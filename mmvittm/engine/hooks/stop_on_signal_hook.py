@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 
 from ...errors import UserError
 from ...registry import HOOKS
-from .safe_checkpoint_hook import SafeCheckpointHook, accumulated_batches
+from .safe_checkpoint_hook import SafeCheckpointHook, accumulated_batches, accumulative_counts
 
 
 def _ignore_signals_in_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
@@ -40,7 +40,8 @@ class StopOnSignalHook(Hook):
 
     Args:
         interval (int): Iterations between two checks in a distributed run, whose processes have to agree on the
-            iteration. A single process checks after every iteration. Defaults to 10.
+            iteration, or the next optimizer step if that takes more. A single process checks after every iteration.
+            Defaults to 10.
 
     Raises:
         UserError: If the config has no :class:`SafeCheckpointHook`.
@@ -76,7 +77,9 @@ class StopOnSignalHook(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save and exit if any process has received a signal."""
         done = runner.iter + 1
-        if accumulated_batches(runner) or (get_world_size() > 1 and done % self.interval):
+        batches = accumulative_counts(runner)
+        agrees = get_world_size() == 1 or done // batches % max(1, self.interval // batches) == 0
+        if accumulated_batches(runner) or not agrees:
             return
         received = torch.tensor(self.received)
         all_reduce(received, 'max')

@@ -1,10 +1,10 @@
 from .fsdp_strategy import FSDPStrategy
-from .loops import ReadableTestLoop, ReadableValLoop, ResumableEpochLoop, ResumableIterLoop
+from .loops import CheckedTestLoop, CheckedValLoop, ResumableEpochLoop, ResumableIterLoop
 
 __all__ = [
+    'CheckedTestLoop',
+    'CheckedValLoop',
     'FSDPStrategy',
-    'ReadableTestLoop',
-    'ReadableValLoop',
     'ResumableEpochLoop',
     'ResumableIterLoop',
 ]

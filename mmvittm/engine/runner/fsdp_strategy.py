@@ -5,6 +5,7 @@ import torch
 from mmengine._strategy import FSDPStrategy as _FSDPStrategy
 from mmengine.device import get_device
 from mmengine.dist import broadcast, is_main_process
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -43,7 +44,8 @@ class FSDPStrategy(_FSDPStrategy):
         **kwargs: See mmengine's FSDPStrategy.
 
     Raises:
-        UserError: On the CPU, if FSDP of this torch needs CUDA streams, as that of 2.1 does.
+        UserError: On the CPU, if FSDP of this torch needs CUDA streams, as that of 2.1 does, and for a ViTTM with
+            ``memory_chunk``.
     """
 
     def __init__(self, *, state_dict_cfg: str | dict = 'full', **kwargs) -> None:
@@ -54,6 +56,9 @@ class FSDPStrategy(_FSDPStrategy):
             if not fsdp_runs_on_cpu():
                 raise UserError(f'FSDP of torch {torch.__version__} needs GPUs: on the CPU, train without --launcher')
             self.model_wrapper = dict(self.model_wrapper or {}, device_id=torch.device(get_device()))
+            model = revert_sync_batchnorm(model)
+        if any(getattr(module, 'memory_chunk', None) for module in model.modules()):
+            raise UserError('memory_chunk does not work with FSDP, which gathers whole blocks: leave one of them out')
         for value in model.state_dict().values():
             broadcast(value)  # as DDP does; FSDP's own sync_module_states needs GPUs
         return super()._wrap_model(self.convert_model(model))

@@ -76,7 +76,7 @@ class _ResumableLoop:
         """Validate if that is due after ``done`` of ``total`` iterations or epochs and has not happened yet."""
         hub = self.runner.message_hub
         self._decide_current_val_interval()
-        due = done >= self.val_begin and (done % self.val_interval == 0 or done == total)
+        due = done > 0 and done >= self.val_begin and (done % self.val_interval == 0 or done == total)
         if self.runner.val_loop is not None and due and hub.get_info('last_validation') != done:
             # set before validating, since a new best model is saved during validation
             hub.update_info('last_validation', done)
@@ -142,8 +142,9 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
         hub, length = self.runner.message_hub, len(self.dataloader)
         before = hub.get_info('epoch_length', length)
         hub.update_info('epoch_length', length)
-        done = self._iter - self._epoch * before
-        if before != length:
+        epoch, first = hub.get_info('epoch_start', (self._epoch, self._epoch * before))
+        done = self._iter - first if epoch == self._epoch else 0
+        if done and before != length:
             self.runner.logger.warning(
                 f'an epoch has {length} iterations, but had {before} when the checkpoint was saved: restarting the '
                 'current epoch, so the resumed run is not exact'
@@ -153,6 +154,8 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
 
     def run_epoch(self) -> None:
         """Train on the rest of the epoch."""
+        if not self._first_batch:
+            self.runner.message_hub.update_info('epoch_start', (self._epoch, self._iter))
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         for index, data_batch in self._batches(self._first_batch):
@@ -162,7 +165,7 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
         self._epoch += 1
 
 
-class _GuardedLoop:
+class _CheckedLoop:
     """Mixin for mmengine's validation and test loops; must come before them in the bases."""
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
@@ -174,11 +177,11 @@ class _GuardedLoop:
         super().__init__(runner, dataloader, *args, **kwargs)
 
 
-@LOOPS.register_module()
-class ReadableValLoop(_GuardedLoop, ValLoop):
+@LOOPS.register_module(name=['CheckedValLoop', 'ReadableValLoop'])  # the second is its name in 0.1.0
+class CheckedValLoop(_CheckedLoop, ValLoop):
     """mmengine's ValLoop on an :class:`~mmvittm.datasets.CheckedDataset`."""
 
 
-@LOOPS.register_module()
-class ReadableTestLoop(_GuardedLoop, TestLoop):
+@LOOPS.register_module(name=['CheckedTestLoop', 'ReadableTestLoop'])
+class CheckedTestLoop(_CheckedLoop, TestLoop):
     """mmengine's TestLoop on an :class:`~mmvittm.datasets.CheckedDataset`."""

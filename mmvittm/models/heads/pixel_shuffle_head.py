@@ -36,7 +36,8 @@ class PixelShuffleHead(BaseDecodeHead):
             4 and 2 give logits of stride 2.
         norm_cfg (dict): Config of the norms outside of the ConvNeXt blocks. ``LN2d`` normalizes each token by itself,
             so a window and the whole scene give the same logits; the means of batch norm differ between them.
-        **kwargs: As for :class:`mmseg.models.decode_heads.decode_head.BaseDecodeHead`.
+        **kwargs: As for :class:`mmseg.models.decode_heads.decode_head.BaseDecodeHead`; ``conv_cfg`` and ``act_cfg``
+            have no effect.
     """
 
     def __init__(
