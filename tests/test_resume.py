@@ -238,7 +238,7 @@ def test_epochs_whose_length_changes_twice():
 def test_no_validation_before_the_first_step():
     loop = ResumableIterLoop.__new__(ResumableIterLoop)
     loop._runner = mock.Mock(message_hub=MessageHub('untrained'))
-    loop.val_begin, loop.val_interval, loop.dynamic_milestones = 0, 2, None
+    loop.val_begin, loop.val_interval, loop._decide_current_val_interval = 0, 2, lambda: None
     for done in range(5):
         loop._validate(done, 4)
     assert loop.runner.val_loop.run.call_count == 2

@@ -76,7 +76,7 @@ def accuracies() -> dict[str, str]:
             )
             name, unit = ('', 'step') if metric == 'mIoU' else (' % top-1', 'epoch')
             length = own.length.max()
-            text = f'{own[metric].mean():.1f}{name} ({error}, {length} {unit}{"s" * (length > 1)})'
+            text = f'{own[metric].mean():.1f}{name} ({error}, {length} {unit}{"" if length == 1 else "s"})'
             found[config].setdefault((complete, own.length.max()), text)
     return {
         config: '; '.join(text for (complete, _), text in sorted(texts.items()) if complete == max(texts)[0])
@@ -109,7 +109,7 @@ def measurements() -> Iterator[tuple[str, dict]]:
 def cells(machine: str = NONE, *values: float) -> dict[str, str]:
     """Return the cells of a measurement by header; a value may be missing or NaN."""
     headers = {'ms': '.0f', 'GMACs': '.3g', 'parameters, M': '.1f', 'memory, MB': '.0f'}
-    row = dict.fromkeys(headers, NONE) | {'CPU': re.sub(r'\(R\)| Processor|,.*', '', machine)}
+    row = dict.fromkeys(headers, NONE) | {'CPU': re.sub(r'\(R\)| Processor|, \d+ (cores|threads)', '', machine)}
     for (header, style), value in zip(headers.items(), values, strict=False):
         row[header] = f'{value:{style}}' if value == value else NONE
     return row

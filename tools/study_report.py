@@ -248,8 +248,8 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     tables = {path.stem: read_rows(path) for path in folder.glob('*.csv')}
     repeat, metric = study['repeats']['name'], study['metric']
     runs = read_runs(study, folder)
-    for name in {'curves', 'scalars'} & set(tables):
-        tables[name] = tables[name].merge(runs[['model', repeat, 'hash']])
+    for table in {'curves', 'scalars'} & set(tables):
+        tables[table] = tables[table].merge(runs[['model', repeat, 'hash']])
     speed = tables['speed'].set_index('model') if 'speed' in tables else None
     lengths = ' or '.join(str(length) for length in sorted(runs.length.unique()))
     expected = len(study['configs']) * len(study['repeats']['values'])
@@ -265,11 +265,9 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     ]
     differences = paired_differences(runs, study)
     if len(differences):
-        text += [
-            f'Differences, paired by {repeat}:\n',
-            signed(difference_texts(differences, metric), 'comparison'),
-            *(f'{study[key]}\n' for key in ['note'] if key in study),
-        ]
+        text += [f'Differences, paired by {repeat}:\n', signed(difference_texts(differences, metric), 'comparison')]
+    if 'note' in study:
+        text.append(f'{study["note"]}\n')
     images = page.parent / 'images'
     if speed is not None:
         text.append(f'![{metric} against time per image, 95 % intervals](images/study_{name}_speed.png)\n')

@@ -91,8 +91,7 @@ def _explain(path: Path) -> Iterator[None]:
         reason = f' (it holds {refused[1] or refused[2]})' if refused else ''
         raise UserError(
             f'checkpoint {path} is not a plain weights file{reason} and was not loaded, since loading may run code; '
-            'if you trust it, pass --allow-pickle to train.py or test.py; for other tools load it with '
-            'torch.load(…, weights_only=False) and save its weights alone'
+            'if you trust it, pass --allow-pickle to train.py or test.py; for other tools, save its weights alone'
         ) from error
     except Exception as error:
         text = str(error).strip()
