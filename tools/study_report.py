@@ -253,7 +253,7 @@ def write_report(name: str, study: dict, folder: Path, page: Path) -> None:
     speed = tables['speed'].set_index('model') if 'speed' in tables else None
     lengths = ' or '.join(str(length) for length in sorted(runs.length.unique()))
     expected = len(study['configs']) * len(study['repeats']['values'])
-    machines, plural = ', '.join(runs.machine.unique()), 's' if lengths != '1' else ''
+    machines, plural = '; '.join(runs.machine.unique()), 's' if lengths != '1' else ''
     done = f'{len(runs)} of {expected} runs, {lengths} {unit_of(study)}{plural} each, on {machines}.'
     if speed is not None:
         done += f' Times in ms, for a batch of one on {speed.threads.iloc[0]} threads of {speed.machine.iloc[0]}.'

@@ -18,8 +18,8 @@ class MemoryBlock(BaseModule):
     is passed ``embed_dims`` if it names it.
 
     Attributes:
-        per_token (bool): True if the block treats each token by itself, as ``memory_chunk`` and scenes
-            need. Not inherited: a subclass says so itself.
+        per_token (bool): True if the block treats each token by itself, as ``memory_chunk`` and scenes need. Not
+            inherited: a subclass says so itself.
     """
 
     per_token = True
