@@ -356,6 +356,13 @@ def test_an_exported_classifier_replaces_the_network(exported, models):
         np.testing.assert_allclose(ours.pred_score, theirs.pred_score, atol=1e-6)
 
 
+def test_an_export_of_another_model_is_refused(segmentor_file, models):
+    model, _ = load_model(load_config(models / 'classifier.py'), None)
+    sentence = r'the exported model is for segmentation of \d classes, the config for classification of \d classes'
+    with pytest.raises(UserError, match=sentence):
+        run_exported(model, *load_exported(segmentor_file))
+
+
 def test_an_export_is_not_quantised_by_loading_it(segmentor_file):
     with pytest.raises(UserError, match='was exported for fp32 and cannot compute in int8: export it again'):
         load_exported(segmentor_file, 'int8')

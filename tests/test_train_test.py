@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from helpers.data import save, write_segmentation_set
 from helpers.tiny import tiny_backbone
 from helpers.tools import load_tool
+from mmengine.config import Config
+from mmseg.datasets import BaseSegDataset
 from mmseg.structures import SegDataSample
 from PIL import Image
 
@@ -168,6 +171,25 @@ def test_test_time_augmentation(trained, tested, run_tool, few_tiles):
     assert done.returncode == 0, done.stderr
     plain, augmented = (json.loads((folder / 'metrics.json').read_text()) for folder in (tested[0], out))
     assert augmented['mIoU'] != plain['mIoU']
+
+
+def test_grid_has_the_classes_of_the_config(tmp_path):
+    """Two of three classes, in the other order; a label map holds the old numbers, a prediction the new ones."""
+    grid = load_tool('prediction_grid.py')
+    files = {'images/a.jpg': np.zeros((2, 3, 3)), 'labels/a.png': [[0, 1, 2]] * 2, 'a.png': [[0, 1, 0]] * 2}
+    for name, pixels in files.items():
+        save(tmp_path / name, np.uint8(pixels))
+    dataset = dict(
+        type='mmseg.BaseSegDataset', data_root=str(tmp_path),
+        data_prefix=dict(img_path='images', seg_map_path='labels'),
+        metainfo=dict(classes=('c', 'a'), palette=[[1] * 3, [2] * 3]),
+    )  # fmt: skip
+    cfg = Config(dict(default_scope='mmseg', test_dataloader=dict(dataset=dataset)))
+    with mock.patch.object(BaseSegDataset, 'METAINFO', dict(classes=('a', 'b', 'c'), palette=[[0] * 3] * 3)):
+        [(name, _, truth, prediction)] = grid.columns(cfg, grid.test_set(cfg), tmp_path, 1)
+    assert name == 'a'
+    np.testing.assert_array_equal(truth, [[1, 255, 0]] * 2)
+    np.testing.assert_array_equal(prediction, [[0, 1, 0]] * 2)
 
 
 @pytest.fixture(scope='module')

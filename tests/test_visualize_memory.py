@@ -167,6 +167,12 @@ def test_truth_is_read_as_the_data_set_reads_it(tmp_path):
     np.testing.assert_array_equal(tool.read_truth(cfg, image, tmp_path / 'truth.png', 151), labels)
 
 
+def test_a_classifier_has_no_truth(models, tmp_path, monkeypatch):
+    options = ['--truth', models / 'image.png', '--out', tmp_path / 'out']
+    with pytest.raises(UserError, match='--truth is the label map of a segmentor'):
+        visualize(monkeypatch, models, models / 'image.png', *options, model='classifier')
+
+
 def test_a_classifier_has_scores_for_a_legend(models, tmp_path, monkeypatch):
     visualize(monkeypatch, models, models / 'image.png', '--out', tmp_path / 'out', model='classifier')
     data = page_data(tmp_path / 'out.html')
