@@ -221,7 +221,6 @@ def test_float16_on_the_cpu():
         Bf16OptimWrapper(optimizer=None, dtype='float16')
 
 
-@needs_fsdp
 def test_sync_bn_of_a_model_becomes_bn_on_the_cpu(monkeypatch):
     """SyncBN needs a GPU, and configs of MMSegmentation name it as the type of their norms."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
@@ -238,6 +237,7 @@ def test_fsdp_refuses_memory_in_chunks():
         FSDPStrategy()._wrap_model(model)
 
 
+@needs_fsdp
 def test_fsdp_resumes_its_optimizer(trained):
     """Momentum included: the resumed run equals the uninterrupted one."""
     assert_same_weights(weights(trained / 'fsdp-2' / 'unbroken.pth'), weights(trained / 'fsdp-2' / 'iter_4.pth'))
