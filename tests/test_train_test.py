@@ -198,9 +198,15 @@ def tiny_ade(tmp_path_factory):
     return write_segmentation_set(tmp_path_factory.mktemp('data') / 'ade', (72, 96), num_labels=151, suffix='.jpg')
 
 
-def test_entry_config_in_full_size(run_tool, tiny_ade, tmp_path):
+def test_entry_config(run_tool, tiny_ade, tmp_path):
+    """With a narrow model; every config is built in full on the meta device elsewhere."""
     options = [
         *data_options(tiny_ade, 2),
+        'model.backbone.arch=tiny',
+        'model.neck.embed_dim=192',
+        'model.decode_head.in_channels=[192,192,192,192]',
+        'model.decode_head.channels=32',
+        'model.auxiliary_head.in_channels=192',
         'train_cfg.max_iters=1',
         'train_cfg.val_interval=1',
         'val_dataloader.dataset.indices=1',
