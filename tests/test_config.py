@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, METRICS, DefaultScope
 
 from mmvittm.apis.config import build_model, input_size, load_config
-from mmvittm.apis.config_errors import FirstStepHook, explain_config_errors
+from mmvittm.apis.config_errors import FirstStepHook, check_optimizer, explain_config_errors
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
@@ -220,6 +220,12 @@ def test_config_that_fails_before_the_first_step(tmp_path, options, sentence):
     if 'traceback: ' in result.text:
         log = tmp_path / re.search(r'traceback: (.*)\)', result.text)[1]
         assert log.read_text().startswith('Traceback')
+
+
+@pytest.mark.parametrize('constructor', ['LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor'])
+def test_layer_decay_of_mmseg_for_its_own_backbones(constructor):
+    model = dict(backbone=dict(type='mmpretrain.ConvNeXt'))
+    check_optimizer(Config(dict(model=model, optim_wrapper=dict(constructor=constructor), default_scope='mmseg')))
 
 
 def test_error_after_the_first_step_keeps_its_traceback():

@@ -17,7 +17,7 @@ from helpers.survival import TASKS, config, fork, journal, make_data, state, tra
 from kill_and_resume import compare, survive
 from mmengine.config import Config
 from mmengine.logging import MessageHub
-from mmengine.registry import DefaultScope
+from mmengine.registry import LOOPS, DefaultScope
 from mmengine.utils import digit_version
 
 from mmvittm.apis.config import load_config
@@ -233,6 +233,11 @@ def test_epochs_whose_length_changes_twice():
         assert seen == [(first + step) % length for step in range(batches)]
         done = loop._epoch, loop._iter
     logger.warning.assert_not_called()
+
+
+@pytest.mark.parametrize('kind', ['Val', 'Test'])
+def test_loops_have_their_old_names(kind):
+    assert LOOPS.get(f'mmvittm.Readable{kind}Loop') is LOOPS.get(f'mmvittm.Checked{kind}Loop') is not None
 
 
 def test_no_validation_before_the_first_step():

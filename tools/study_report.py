@@ -125,12 +125,16 @@ def name_of(first: str, second: str) -> str:
 
 
 def conclude(row: pd.Series) -> str:
-    """What a difference shows; that of two machines is marked, since their rounding may act like another seed."""
+    """Put into words what a row of :func:`paired_differences` shows.
+
+    Runs on two machines may differ by their rounding alone, as two seeds do, so the words say it.
+    """
     if np.isnan(row.low):
         return 'too few runs'
     text = 'no difference shown' if row.low <= 0 <= row.high else 'better' if row.low > 0 else 'worse'
     weak = ', weak evidence' if text != 'no difference shown' and row.q >= WEAK_FROM else ''
-    return text + weak + ' (two machines)' * row.two_machines
+    machines = ' (two machines)' if row.two_machines else ''
+    return text + weak + machines
 
 
 def difference_texts(frame: pd.DataFrame, metric: str) -> pd.DataFrame:

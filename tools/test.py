@@ -59,9 +59,9 @@ def use_tta(cfg: Config) -> None:
 
 def main() -> None:
     args = parse_args()
+    cfg = config_from_args(args)
     for folder in filter(None, (args.out, args.show_dir)):
         require_writable(folder)
-    cfg = config_from_args(args)
     cfg.load_from = args.checkpoint
     first_step = FirstStepHook()
     with explain_config_errors(cfg, first_step):
