@@ -1,8 +1,8 @@
 """The command ``mmvittm``: ``mmvittm train CONFIG`` runs tools/train.py of the installed package, and so on."""
 
 import ast
+import importlib.util
 import re
-import runpy
 import sys
 
 from . import configs_dir
@@ -56,9 +56,10 @@ def main() -> None:
         asked = not words or {'-h', '--help'} & set(words)
         sys.exit(print(text) if asked else f'{text}\n\nerror: no such command: {" ".join(words[:2])}')
     tool = TOOLS / COMMANDS[command]
-    sys.argv = [str(tool), *words[count:]]
+    sys.argv = [f'mmvittm {command}', *words[count:]]  # the name in its help
     sys.path.insert(0, str(tool.parent))  # as for a script
-    runpy.run_path(str(tool), run_name='__main__')
+    script = importlib.util.spec_from_file_location('__main__', tool)
+    script.loader.exec_module(importlib.util.module_from_spec(script))
 
 
 if __name__ == '__main__':

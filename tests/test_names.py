@@ -155,7 +155,7 @@ def test_command_runs_a_tool(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['mmvittm', 'convert', 'to-authors', '--help'])
     with pytest.raises(SystemExit):
         main()
-    assert capsys.readouterr().out.startswith('usage: mmvittm_to_vittm.py [-h]')
+    assert capsys.readouterr().out.startswith('usage: mmvittm convert to-authors [-h]')
 
 
 def test_help_lists_every_command(monkeypatch, capsys):
