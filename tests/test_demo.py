@@ -25,7 +25,7 @@ def test_demo(run_tool, few_tiles, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr('sys.argv', ['demo.py', '--iters', '2', '--work-dir', 'out'])
     demo.main()
     printed, errors = capsys.readouterr().out, ''.join(errors)
-    for model in ('ViTTM-T 16/32, mixed maps', 'ViT-T/32', 'ViT-T/16'):
+    for model in ('ViTTM-T 16/32, focused attention', 'ViT-T/32', 'ViT-T/16'):
         row = rf'│ {re.escape(model)} +│ +[\d.]+ │ +\d+ │\n'  # mIoU, ms
         assert re.search(row, printed), printed[-2000:]
     assert 'GMACs' in (tmp_path / 'out/fps.txt').read_text()

@@ -22,12 +22,12 @@ from mmvittm.apis.cli import run_tool
 from mmvittm.errors import UserError
 
 MODELS = {
-    'ViTTM-T 16/32, mixed maps': 'vittm/vittm-t_16-32_upernet-mixed_1xb8-demo_blue-marble-256x256.py',
+    'ViTTM-T 16/32, focused attention': 'vittm/vittm-t_16-32-focused-r4_upernet_1xb8-demo_blue-marble-256x256.py',
     'ViT-T/32': 'vit/vit-t32_upernet_1xb8-demo_blue-marble-256x256.py',
     'ViT-T/16': 'vit/vit-t16_upernet_1xb8-demo_blue-marble-256x256.py',
 }
 TOOLS = Path(__file__).parent
-SHOWN = 'ViTTM-T 16/32, mixed maps'  # the model whose predictions are drawn
+SHOWN = 'ViTTM-T 16/32, focused attention'  # the model whose predictions are drawn
 
 
 def parse_args() -> argparse.Namespace:
