@@ -4,6 +4,7 @@ Those of the first group are children of mmengine's root registries, so ``type='
 Those of the second group hold the modules of a ViTTM. Register your own read/write head there to use it in a config.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 from mmengine import registry as root
@@ -28,3 +29,9 @@ TOKEN_EMBEDS = _Registry('token embedding', locations=['mmvittm.models'])
 RW_HEADS = _Registry('read/write head', locations=['mmvittm.models'])
 FUSIONS = _Registry('fusion', locations=['mmvittm.models'])
 MEMORY_BLOCKS = _Registry('memory block', locations=['mmvittm.models'])
+
+
+def type_name(node: Mapping, key: str = 'type') -> str:
+    """Return the name of a config's type, which may be a string or, in mmengine's Python style, a class; '' if none."""
+    kind = node.get(key) or ''
+    return kind if isinstance(kind, str) else kind.__name__

@@ -17,7 +17,7 @@ from helpers.tiny import images, one_thread, randomize, tiny_vittm
 from helpers.tools import call_tool, load_tool
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmpretrain.models import VisionTransformer
+from mmpretrain.models import ClsHead, VisionTransformer
 from mmseg.models import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 from torch import nn
@@ -253,9 +253,10 @@ def test_metrics_of_single_streams_are_left_out():
     assert tool._without_streams(accuracy) == accuracy
 
 
-def test_a_file_of_another_origin_is_refused(tmp_path):
-    write_onnx(tmp_path / 'other.onnx', metadata=None)
-    with pytest.raises(UserError, match=r'has no metadata on task, shape, .*: export the model with'):
+@pytest.mark.parametrize(('metadata', 'sentence'), [(None, ' on task, shape, .*'), ('[1]', '')])
+def test_a_file_of_another_origin_is_refused(tmp_path, metadata, sentence):
+    write_onnx(tmp_path / 'other.onnx', metadata=metadata)
+    with pytest.raises(UserError, match=f'has no metadata{sentence}: export the model with'):
         load_exported(tmp_path / 'other.onnx')
 
 
@@ -499,11 +500,15 @@ def test_class_names_come_from(cfg, dataset_meta, classes, colour):
     names = class_names(Config(cfg), SimpleNamespace(num_classes=2), dataset_meta)
     assert names['classes'] == classes
     assert names['palette'][0] == colour
+    if cfg or dataset_meta:
+        assert class_names(Config(cfg), ClsHead(), dataset_meta) == names  # knows no number of classes
 
 
 def test_wrong_class_counts_are_refused():
     with pytest.raises(UserError, match='the model has 3 classes and the data 2'):
         class_names(Config(dict(test_dataloader=DATA)), SimpleNamespace(num_classes=3), {})
+    with pytest.raises(UserError, match='neither the ClsHead nor the data of the config say how many'):
+        class_names(Config(), ClsHead(), {})
 
 
 def test_one_logit_for_two_classes_is_not_exported():

@@ -601,6 +601,7 @@ def test_models_that_a_study_refers_to(tmp_path):
 BAD_STUDIES = {
     'yaml': ('title: [', 'is not valid YAML: '),
     'keys': ('title: T', 'needs the keys configs, metric, repeats, title and may have comparisons, '),
+    'empty section': ('{title: T, metric: m, configs: , repeats: {name: fold}}', 'needs the keys configs, '),
     'repeats': ('{title: T, metric: m, configs: {A: a.py}, repeats: {name: fold}}', 'repeats needs name '),
     'comparison': (
         '{title: T, metric: m, configs: {A: a.py}, repeats: {name: f, values: [0], keys: []}, comparisons: [[A, C]]}',

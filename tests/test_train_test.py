@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -13,12 +14,15 @@ from helpers.data import save, write_segmentation_set
 from helpers.tiny import tiny_backbone
 from helpers.tools import load_tool
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from mmseg.datasets import BaseSegDataset
+from mmseg.engine import SegVisualizationHook
 from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmvittm.apis.config import build_model, load_config
 from mmvittm.datasets import BlueMarbleDataset
+from mmvittm.engine import Bf16OptimWrapper
 from mmvittm.errors import UserError
 from mmvittm.weights.loading import load_checkpoint_file
 
@@ -151,10 +155,11 @@ def test_prediction_grid(tested, run_tool, few_tiles, tmp_path):
         assert (pixels == colour).all(1).any(), f'{colour} is missing'
 
 
-def test_options_reach_wrapped_data_and_scoped_hooks():
+@pytest.mark.parametrize('hook', ['mmseg.SegVisualizationHook', SegVisualizationHook])
+def test_options_reach_wrapped_data_and_scoped_hooks(hook):
     tool, cfg = load_tool('test.py'), load_config(DEMO)
     cfg.test_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=cfg.test_dataloader.dataset)
-    cfg.default_hooks.visualization.type = 'mmseg.SegVisualizationHook'
+    cfg.default_hooks.visualization.type = hook
     tool.use_tta(cfg)
     tool.draw_predictions(cfg, 'folder')
     assert cfg.test_dataloader.dataset.dataset.pipeline == cfg.tta_pipeline
@@ -162,6 +167,25 @@ def test_options_reach_wrapped_data_and_scoped_hooks():
     cfg.tta_pipeline = None
     with pytest.raises(UserError, match='--tta needs tta_pipeline'):
         tool.use_tta(cfg)
+
+
+def test_the_given_checkpoint_is_tested(few_tiles, tmp_path, monkeypatch):
+    """The config that a resumed training leaves in its folder says resume=True."""
+    tool, seen = load_tool('test.py'), []
+    monkeypatch.setattr(tool, 'build_runner', lambda cfg, *_: seen.append(cfg) or sys.exit())
+    options = ['--work-dir', tmp_path, '--cfg-options', 'resume=True', *data_options(few_tiles, 2)]
+    monkeypatch.setattr('sys.argv', ['test.py', *map(str, [DEMO, 'given.pth', *options])])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert (seen[0].load_from, seen[0].resume) == ('given.pth', False)
+
+
+@pytest.mark.parametrize('kind', ['OptimWrapper', OptimWrapper, 'mmvittm.Bf16OptimWrapper', Bf16OptimWrapper])
+def test_mixed_precision_replaces_the_plain_wrapper(kind, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    cfg = Config(dict(optim_wrapper=dict(type=kind)))
+    load_tool('train.py').use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'mmvittm.Bf16OptimWrapper'
 
 
 def test_test_time_augmentation(trained, tested, run_tool, few_tiles):

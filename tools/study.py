@@ -81,6 +81,8 @@ def load_study(name: str) -> tuple[str, dict]:
         study = yaml.safe_load(path.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
         raise UserError(f'study {path} is not valid YAML: {" ".join(str(error).split())}') from error
+    if isinstance(study, dict):
+        study = {key: value for key, value in study.items() if value is not None}  # an empty section is none
     required = {'title', 'metric', 'configs', 'repeats'}
     optional = {'options', 'model_options', 'first_stages', 'references', 'comparisons', 'note', 'scalars', 'shape'}
     if not isinstance(study, dict) or not required <= study.keys() <= required | optional:

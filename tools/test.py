@@ -14,6 +14,7 @@ from mmvittm.apis.runner import build_runner, config_from_args
 from mmvittm.datasets import CheckedDataset
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, require_writable
+from mmvittm.registry import type_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,7 +39,7 @@ def draw_predictions(cfg: Config, folder: str) -> None:
         raise UserError('--show-dir needs default_hooks.visualization in the config')
     hook = cfg.default_hooks.visualization
     hook.interval = 1  # the defaults are every 50th image (mmseg) and every 5,000th (mmpretrain)
-    hook['draw' if hook.type.endswith('SegVisualizationHook') else 'enable'] = True
+    hook['draw' if type_name(hook).endswith('SegVisualizationHook') else 'enable'] = True
     cfg.visualizer.save_dir = folder
 
 
@@ -62,7 +63,7 @@ def main() -> None:
     cfg = config_from_args(args)
     for folder in filter(None, (args.out, args.show_dir)):
         require_writable(folder)
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False
     first_step = FirstStepHook()
     with explain_config_errors(cfg, first_step):
         if args.show_dir:
@@ -70,7 +71,7 @@ def main() -> None:
         if args.tta:
             use_tta(cfg)
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-        savers = [each for each in evaluators if args.out and each.type.endswith('IoUMetric')]
+        savers = [each for each in evaluators if args.out and type_name(each).endswith('IoUMetric')]
         for evaluator in savers[:1]:  # one of them saves all maps
             evaluator.output_dir = args.out
         check_data(cfg, 'test_dataloader')

@@ -10,6 +10,7 @@ from mmvittm.apis.config_errors import FirstStepHook, explain_config_errors
 from mmvittm.apis.data import check_data
 from mmvittm.apis.runner import build_runner, config_from_args
 from mmvittm.errors import UserError
+from mmvittm.registry import type_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,8 +31,8 @@ def parse_args() -> argparse.Namespace:
 def use_amp(cfg: Config) -> None:
     """Use mmengine's AMP on a GPU, and bf16 on the CPU, where mmengine's AMP does not run."""
     kind = 'AmpOptimWrapper' if torch.cuda.is_available() else 'mmvittm.Bf16OptimWrapper'
-    current = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if current not in ('OptimWrapper', kind):
+    current = type_name(cfg.optim_wrapper) or 'OptimWrapper'
+    if current not in ('OptimWrapper', kind, kind.rpartition('.')[2]):
         raise UserError(f'--amp needs optim_wrapper.type=OptimWrapper, but this config has {current}: leave --amp out')
     cfg.optim_wrapper.type = kind
 

@@ -17,9 +17,11 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from ..errors import UserError, error_text
 from ..fileio import atomic_path
+from ..registry import type_name
 from .cli import known_problem
 
 TRACEBACK = 'traceback.log'  # in the work dir
+_MMSEG_LAYER_DECAY = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
 _PARTS = 'config_parts'  # attribute of an error
 # The keys of a config that mmengine's Runners or our tools read.
 RUNNER_KEYS = (
@@ -111,9 +113,6 @@ def _noted_parts() -> Iterator[None]:
             registry.build_func = build
 
 
-_MMSEG_LAYER_DECAY = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
-
-
 def _with_children(values: Iterable[object]) -> Iterator[Registry]:
     for value in values:
         if isinstance(value, Registry):
@@ -153,11 +152,11 @@ def check_metric_arguments(cfg: Config) -> None:
 def check_optimizer(cfg: Config) -> None:
     """Raise a UserError for an unknown optimizer, which mmengine calls not callable, and for mmseg's layer decay."""
     backbone = (cfg.get('model') or {}).get('backbone') or {}
-    is_vittm = str(backbone.get('type')).endswith('ViTTM')
+    is_vittm = type_name(backbone).endswith('ViTTM')
     with in_scope(cfg):
         for place, node in dicts_in({'optim_wrapper': cfg.get('optim_wrapper')}):
             kind = node.get('type')
-            if is_vittm and str(node.get('constructor')).endswith(_MMSEG_LAYER_DECAY):
+            if is_vittm and type_name(node, 'constructor').endswith(_MMSEG_LAYER_DECAY):
                 raise UserError(
                     f'{config_name(cfg)}: {place}: the layer decay of mmseg knows no ViTTM, use '
                     "constructor='mmvittm.LayerDecayOptimWrapperConstructor'"

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.dist import is_distributed
 
 from ..errors import UserError
+from ..registry import type_name
 
 # The variables that torch.distributed reads, and those that the launchers of mmengine set instead.
 _VARIABLES = {
@@ -41,7 +42,7 @@ def check_launcher(launcher: str) -> None:
 def adapt_to_cpu(cfg: Config) -> None:
     """Replace the settings of a config that need a GPU: nccl, SyncBN, mmengine's AMP and the device ids of DDP."""
     cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo')), sync_bn=None))
-    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
+    if type_name(cfg.get('optim_wrapper', {})) == 'AmpOptimWrapper':
         cfg.optim_wrapper.type = 'mmvittm.Bf16OptimWrapper'
     if cfg.launcher != 'none' and 'strategy' not in cfg:
         # mmengine reads find_unused_parameters only where there is no model_wrapper_cfg

@@ -85,10 +85,12 @@ def class_names(cfg: Config, head: nn.Module, dataset_meta: dict) -> dict:
         dataset_meta (dict): ``meta['dataset_meta']`` of the checkpoint, empty if it has none.
 
     Raises:
-        UserError: If the head and the data differ in the number of classes.
+        UserError: If the head and the data differ in the number of classes, or neither has one.
     """
-    count = head.num_classes
     meta = {key.lower(): value for key, value in dataset_meta.items()} or _test_data_meta(cfg)
+    count = getattr(head, 'num_classes', None) or len(meta.get('classes') or ())  # mmpretrain's ClsHead has none
+    if not count:
+        raise UserError(f'neither the {type(head).__name__} nor the data of the config say how many classes there are')
     classes = tuple(meta.get('classes') or map(str, range(count)))
     if len(classes) != count:
         raise UserError(f'the model has {count} classes and the data {len(classes)}: make num_classes and data agree')

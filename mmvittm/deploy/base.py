@@ -90,7 +90,7 @@ class Format(ABC):
         except Exception as error:  # the runtimes' exceptions have no other base in common
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f'{path} is not a model in the format {self.name}: {reason[-1]}') from error
-        stored = session.metadata.get('dtype')
+        stored = session.metadata.get('dtype') if isinstance(session.metadata, dict) else None
         if dtype and stored and (dtype == 'int8') != (stored == 'int8'):
             raise UserError(f'{path} was exported for {stored} and cannot compute in {dtype}: export it again')
         return session

@@ -77,7 +77,8 @@ def run_exported(model: nn.Module, session: Session, metadata: ExportMetadata) -
 
     model = model.module if is_model_wrapper(model) else model
     task = task_of(model)
-    needed, given = (task.name, task.head(model).num_classes), (metadata.task, len(metadata.classes))
+    given = (metadata.task, len(metadata.classes))
+    needed = (task.name, getattr(task.head(model), 'num_classes', given[1]))  # mmpretrain's ClsHead has none
     if needed != given:
         needed, given = (f'{name} of {classes} classes' for name, classes in (needed, given))
         raise UserError(f'the exported model is for {given}, the config for {needed}: name the config of the export')
