@@ -268,26 +268,21 @@ def test_configs_evaluate_at_full_size(earth, monkeypatch):
 def test_figure_of_the_earth(earth, tmp_path, monkeypatch):
     config = tmp_path / 'config.py'
     loader = f'dict(dataset=dict(data_root={str(earth)!r}))'
-    config.write_text(
-        f"""_base_ = {str(CONFIGS[-1])!r}
-train_dataloader = test_dataloader = {loader}
-arch = {ARCH | dict(num_layers=6)}
-model = dict(backbone=dict(arch=arch), decode_head=dict(in_channels=[16] * 4))
-"""
-    )
-    model = build_model(load_config(config))
-    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
-    call_tool(monkeypatch, 'earth.py', config, tmp_path / 'model.pth', '--out', tmp_path / 'earth.png')
-    figure = read(tmp_path / 'earth.png')
-    labels = figure[:, figure.shape[1] // 3 : 2 * figure.shape[1] // 3, :3].reshape(-1, 3)
+    config.write_text(f'_base_ = {str(CONFIGS[-1])!r}\ntrain_dataloader = test_dataloader = {loader}\n')
+    with pytest.raises(UserError, match=r'prediction not found: .*earth.png, write it with tools/test.py'):
+        call_tool(monkeypatch, 'earth.py', config, tmp_path, '--out', tmp_path / 'figure.png')
+    Image.fromarray(np.full((2700, 5400), 4, np.uint8)).save(tmp_path / 'earth.png')
+    call_tool(monkeypatch, 'earth.py', config, tmp_path, '--out', tmp_path / 'figure.png')
+    labels, prediction = np.array_split(read(tmp_path / 'figure.png')[..., :3], 3, axis=1)[1:]
     for name, colour in zip(*BlueMarbleDataset.METAINFO.values(), strict=True):
-        assert (labels == colour).all(1).mean() > 1e-3, name
+        assert (labels == colour).all(2).mean() > 1e-3, name
+        assert ((prediction == colour).all(2).mean() > 0.5) == (name == 'cold'), name
 
 
 def test_figure_of_another_config(tmp_path, monkeypatch):
     config = mmvittm.configs_dir() / 'vittm' / 'vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
     with pytest.raises(UserError, match='does not train on the Earth as one scene'):
-        call_tool(monkeypatch, 'earth.py', config, tmp_path / 'model.pth')
+        call_tool(monkeypatch, 'earth.py', config, tmp_path)
 
 
 def test_make_globe_trains_tests_and_draws(tmp_path):

@@ -1,6 +1,6 @@
-"""Draw the Earth beside its labels and a prediction of it, made in one pass.
+"""Draw the Earth beside its labels and a prediction of it, made in one pass by a model of the configs *_earth-*.py.
 
-The model is one of the configs *_earth-*.py. The tile columns that its fold holds out are framed.
+The tile columns that the fold of the config holds out are framed.
 """
 
 import argparse
@@ -8,19 +8,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.patches import Patch, Rectangle
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
-from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import load_config
 from mmvittm.apis.config_errors import in_scope
 from mmvittm.apis.data import check_data
-from mmvittm.apis.inference import load_model
 from mmvittm.datasets import BlueMarbleDataset
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
@@ -33,26 +29,24 @@ IGNORE = 255
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', type=Path, help='config that trains on the Earth as one scene')
-    parser.add_argument('checkpoint', type=Path, help='checkpoint file')
+    parser.add_argument('predictions', type=Path, help='folder that tools/test.py CONFIG CHECKPOINT --out DIR wrote')
     parser.add_argument('--out', type=Path, default=Path('earth.png'), help='figure to write (default: %(default)s)')
     return parser.parse_args()
 
 
-def predict(cfg: Config, checkpoint: Path) -> SegDataSample:
-    """Predict the scene of the config's test data."""
+def read_maps(cfg: Config, predictions: Path) -> list[np.ndarray]:
+    """Read the image ``(H, W, 3)``, the labels of all tiles ``(H, W)`` and the prediction ``(H, W)``."""
     check_data(cfg, 'train_dataloader', 'test_dataloader')
-    model, _ = load_model(cfg, checkpoint)
-    with in_scope(cfg), torch.inference_mode():
-        scene = DATASETS.build(cfg.test_dataloader.dataset)[0]
-        return model.test_step(pseudo_collate([scene]))[0]
-
-
-def all_labels(cfg: Config, held_out: SegDataSample) -> np.ndarray:
-    """Merge the labels of the training and of the held-out tiles, ``(H, W)``."""
     with in_scope(cfg):
-        training = DATASETS.build(cfg.train_dataloader.dataset | dict(pipeline=[]))[0]['seg_map_path']
-    labels = held_out.gt_sem_seg.data[0].cpu().numpy()
-    return np.where(labels == IGNORE, np.asarray(Image.open(training)), labels)
+        training, held_out = (
+            DATASETS.build(cfg[f'{side}_dataloader'].dataset | dict(pipeline=[]))[0] for side in ('train', 'test')
+        )
+    prediction = predictions / Path(held_out['img_path']).name
+    if not prediction.is_file():
+        raise UserError(f'prediction not found: {prediction}, write it with tools/test.py CONFIG CHECKPOINT --out DIR')
+    files = held_out['img_path'], training['seg_map_path'], held_out['seg_map_path'], prediction
+    image, labels, held_out_labels, predicted = (np.asarray(Image.open(file)) for file in files)
+    return [image, np.where(held_out_labels == IGNORE, labels, held_out_labels), predicted]
 
 
 def draw(image: np.ndarray, labels: np.ndarray, prediction: np.ndarray, fold: int) -> plt.Figure:
@@ -84,10 +78,7 @@ def main() -> None:
     if 'scene' not in cfg:  # of the base config blue_marble_scene.py
         raise UserError(f'config {args.config} does not train on the Earth as one scene: choose one of *_earth-*.py')
     with atomic_path(args.out) as path:
-        sample = predict(cfg, args.checkpoint)
-        image = np.asarray(Image.open(sample.img_path).convert('RGB'))
-        prediction = sample.pred_sem_seg.data[0].cpu().numpy()
-        draw(image, all_labels(cfg, sample), prediction, int(cfg.fold)).savefig(path, dpi=100)
+        draw(*read_maps(cfg, args.predictions), int(cfg.fold)).savefig(path, dpi=100)
     print(f'Wrote {args.out}')
 
 
