@@ -19,7 +19,7 @@ EXPORTING := tests/test_benchmark.py tests/test_deploy.py tests/test_image_demo.
 
 GLOBE := work_dirs/globe
 EARTH := $(if $(TRAIN),,$(wildcard weights/earth/*.safetensors))
-EARTH_CONFIG := configs/vittm/vittm-6x96_20-cells-15_pixel-shuffle-regions_1xb1-windows_earth-2700x5400.py
+EARTH_CONFIG := configs/vittm/vittm-6x96_20-cells-15_pixel-shuffle-regions-concat_1xb1-windows_earth-2700x5400.py
 
 .PHONY: demo globe test test-upstream docs benchmark lint format clean
 demo: $(VENV)/.installed
@@ -29,8 +29,8 @@ globe: $(VENV)/.installed
 	$(BIN)/python tools/dataset_converters/blue_marble_scene.py
 	$(if $(EARTH),,$(BIN)/python tools/train.py $(EARTH_CONFIG) --work-dir $(GLOBE))
 	model=$(or $(EARTH),$$(cat $(GLOBE)/last_checkpoint)) && \
-	$(BIN)/python tools/test.py $(EARTH_CONFIG) $$model --work-dir $(GLOBE) --out $(GLOBE) && \
-	$(BIN)/python tools/earth.py $(EARTH_CONFIG) $$model --out $(GLOBE)/earth.png
+	$(BIN)/python tools/test.py $(EARTH_CONFIG) $$model --work-dir $(GLOBE) --out $(GLOBE)/predictions && \
+	$(BIN)/python tools/earth.py $(EARTH_CONFIG) $(GLOBE)/predictions --out $(GLOBE)/earth.png
 
 test: lint
 	$(PYTEST_ENV) $(BIN)/python -m pytest $(PYTEST_ARGS) $(EXPORTING)
@@ -46,7 +46,6 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed
-	$(BIN)/python docs/site/architecture.py
 	$(BIN)/python tools/model_zoo.py
 	$(BIN)/python tools/study_answers.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build

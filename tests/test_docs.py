@@ -119,11 +119,6 @@ def test_model_zoo_takes_complete_trainings_of_each_length(model_zoo, tmp_path, 
     assert row.endswith(f'| Blue Marble 256×256 | {lakes}; {seas} | {speed} |')
 
 
-def test_architecture_figure_is_that_of_its_script():
-    figure = runpy.run_path(str(DOCS / 'site' / 'architecture.py'))['figure']
-    assert figure() == (DOCS / 'images' / 'architecture.svg').read_text()
-
-
 def test_tutorial_runs(few_tiles, tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip('nbclient'), pytest.importorskip('nbformat')
     pytest.importorskip('onnxruntime')

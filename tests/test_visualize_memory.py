@@ -150,7 +150,7 @@ def test_page_needs_no_network(drawn):
 def test_truth_is_that_of_the_test_data(models, drawn, tmp_path, monkeypatch):
     truth = models / 'data/labels/1.png'
     visualize(monkeypatch, models, models / 'image.png', '--truth', truth, '--out', tmp_path / 'given')
-    found, given = (page_data(path.with_suffix('.html'))['answers'] for path in (drawn, tmp_path / 'given'))
+    found, given = (page_data(path.with_suffix('.html'))['label_maps'] for path in (drawn, tmp_path / 'given'))
     assert list(found) == ['prediction', 'truth']
     assert found['truth'] == given['truth']
     assert found['prediction'] != given['prediction']
@@ -176,7 +176,7 @@ def test_a_classifier_has_no_truth(models, tmp_path, monkeypatch):
 def test_a_classifier_has_scores_for_a_legend(models, tmp_path, monkeypatch):
     visualize(monkeypatch, models, models / 'image.png', '--out', tmp_path / 'out', model='classifier')
     data = page_data(tmp_path / 'out.html')
-    assert data['answers'] == {}
+    assert data['label_maps'] == {}
     assert len(data['legend']) == 5
 
 
@@ -185,7 +185,7 @@ def test_a_large_page_holds_the_mean_of_the_heads(models, tmp_path, monkeypatch)
     monkeypatch.setattr(
         sys, 'argv', [TOOL, *(str(models / name) for name in ('segmentor.py', 'segmentor.pth', 'image.png'))]
     )
-    view = tool.look(tool.parse_args())
+    view = tool.run_model(tool.parse_args())
     blocks, heads = tool.packed_maps(view)
     monkeypatch.setattr(tool, 'MOST_BYTES', len(json.dumps(blocks)))
     assert heads == 2
@@ -209,7 +209,7 @@ def test_chosen_blocks(models, tmp_path, monkeypatch):
     torch.save(dict(state_dict=randomize(build_model(load_config(config))).state_dict()), weights)
     tool, words = load_tool(TOOL), (config, weights, models / 'image.png', '--blocks', 2)
     monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, words)])
-    view, model = tool.look(tool.parse_args()), eager_predictor(config, weights).model
+    view, model = tool.run_model(tool.parse_args()), eager_predictor(config, weights).model
     _, batch = tool.prepare(model, mmcv.imread(models / 'image.png'))
     assert (view.numbers, view.depth) == ([2], 2)
     torch.testing.assert_close(view.recording.blocks[0].tokens, record(model.backbone, batch).blocks[1].tokens)

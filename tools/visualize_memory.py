@@ -70,7 +70,7 @@ class View:
 
     name: str
     image: np.ndarray  # (H, W, 3), RGB, as the network sees it
-    answers: dict[str, np.ndarray]  # painted prediction and truth
+    label_maps: dict[str, np.ndarray]  # painted prediction and truth
     legend: list[tuple]  # colour or None, and text
     recording: Recording
     numbers: list[int]  # of the blocks, from 1
@@ -80,7 +80,7 @@ class View:
     fields: list[Streams]
 
 
-def look(args: argparse.Namespace) -> View:
+def run_model(args: argparse.Namespace) -> View:
     """Run the model on the image.
 
     Raises:
@@ -89,7 +89,7 @@ def look(args: argparse.Namespace) -> View:
     pixels = read_image(args.image)
     predictor = load_predictor(args.config, args.checkpoint)
     backbone = find_backbone(predictor.model)
-    answers, legend = predict(predictor, pixels, args)
+    label_maps, legend = predict(predictor, pixels, args)
     image, batch = prepare(predictor.model, pixels)
     grids, blocks = record(backbone, batch)
     numbers = args.blocks or list(range(1, len(blocks) + 1))
@@ -101,7 +101,7 @@ def look(args: argparse.Namespace) -> View:
     chosen = Recording(grids, [blocks[number - 1] for number in numbers])
     fields = [fields[number - 1] for number in numbers]
     name = f'{args.config.stem}, {args.image.name}'
-    return View(name, image, answers, legend, chosen, numbers, len(blocks), cells, tokens, fields)
+    return View(name, image, label_maps, legend, chosen, numbers, len(blocks), cells, tokens, fields)
 
 
 def prepare(model: nn.Module, image: np.ndarray) -> tuple[np.ndarray, Tensor]:
@@ -174,14 +174,14 @@ def token_at(place: Sequence[int], grids: Grids, cells: dict[str, list[float]]) 
 
 
 def overview(view: View) -> plt.Figure:
-    """Draw the image and its answers, and below them some blocks as rows."""
+    """Draw the image and its label maps, and below them some blocks as rows."""
     blocks = view.recording.blocks
     rows = np.unique(np.linspace(0, len(blocks) - 1, MOST_ROWS).round().astype(int))
     shape = len(rows) + 1, len(COLUMNS)
     figure, axes = plt.subplots(*shape, figsize=(13, 2.2 * len(rows) + 2.6), layout='constrained', squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    draw_answers(axes[0, :4], view)
+    draw_label_maps(axes[0, :4], view)
     for axis, (title, lines) in zip(axes[0, 4:], curves(view).items(), strict=True):
         draw_curves(axis, view.numbers, title, lines)
     colours = {stream: principal_colours([getattr(block.tokens, stream) for block in blocks]) for stream in TRANSFERS}
@@ -203,12 +203,12 @@ def show(axis: plt.Axes, view: View, pixels: np.ndarray | Tensor, marked: bool =
         axis.add_patch(box)
 
 
-def draw_answers(axes: np.ndarray, view: View) -> None:
+def draw_label_maps(axes: np.ndarray, view: View) -> None:
     """Draw the image, prediction and truth, and the legend into the last of four axes."""
-    pictures = {'image, process token': view.image} | view.answers
+    images = {'image, process token': view.image} | view.label_maps
     for axis in axes:
         axis.axis('off')
-    for axis, (title, pixels) in zip(axes, pictures.items(), strict=False):
+    for axis, (title, pixels) in zip(axes, images.items(), strict=False):
         show(axis, view, pixels, marked=pixels is view.image)
         axis.set_title(title, fontsize=10)
     handles = [plt.Rectangle((0, 0), 1, 1, color=np.array(colour or (255,) * 3) / 255) for colour, _ in view.legend]
@@ -281,7 +281,7 @@ def page(view: View) -> str:
         blocks=blocks,
         heads=heads,
         mean_of=f'mean of {count}' if heads < count else 'mean',
-        answers={title: data_uri(pixels) for title, pixels in view.answers.items()},
+        label_maps={title: data_uri(pixels) for title, pixels in view.label_maps.items()},
         legend=view.legend,
         curves=curves(view),
         states=states(view),
@@ -362,11 +362,11 @@ def main() -> None:
     args = parse_args()
     out = args.out or Path(f'memory_{args.image.stem}')
     files = [out.with_name(out.name + suffix) for suffix in ('.png', '.html')]
-    with atomic_path(files[0]) as picture, atomic_path(files[1]) as html:
-        view = look(args)
+    with atomic_path(files[0]) as image, atomic_path(files[1]) as html:
+        view = run_model(args)
         html.write_text(page(view), encoding='utf-8')
         figure = overview(view)
-        figure.savefig(picture, dpi=90)
+        figure.savefig(image, dpi=90)
         plt.close(figure)
     print(f'Wrote {files[0]} and {files[1]}')
 

@@ -48,7 +48,12 @@ def load_model(cfg: Config, checkpoint: Path | None) -> tuple[nn.Module, dict]:
 
 
 def eager_predictor(config: Path, checkpoint: Path, device: torch.device | str = 'cpu') -> Predictor:
-    """Load a config and its checkpoint; images pass through the config's test pipeline."""
+    """Load a config and its checkpoint; images pass through the config's test pipeline.
+
+    Raises:
+        UserError: If a file cannot be used, the checkpoint does not fit, the config has no test pipeline, or the type
+            of model is not supported.
+    """
     cfg = load_config(config)
     model, dataset_meta = load_model(cfg, checkpoint)
     model.to(device).cfg = _without_annotations(cfg)

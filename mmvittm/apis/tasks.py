@@ -42,7 +42,6 @@ class Task(ABC):
     model_type: type[BaseModel]  #: Class of the models.
     head_name: str  #: Attribute of a model that holds its head.
     measures: str  #: What the network computes, in words.
-    output_names: tuple[str, ...]  #: Names of the network's outputs in exported files.
     fit: str  #: How images are fitted to an exported network, a key of :data:`mmvittm.deploy.images.FITS`.
 
     def head(self, model: BaseModel) -> nn.Module:
@@ -53,10 +52,6 @@ class Task(ABC):
         """Remove what inference does not run, or raise a :class:`UserError` if ``model`` is no single network."""
         if getattr(model, 'with_auxiliary_head', False):
             del model.auxiliary_head
-
-    def forward(self, model: BaseModel, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Compute the raw outputs for normalised images ``(B, 3, H, W)``."""
-        return model.forward(images, mode='tensor')
 
     @abstractmethod
     def skip_head(self, model: BaseModel) -> None:
@@ -89,7 +84,6 @@ class Segmentation(Task):
     model_type = EncoderDecoder
     head_name = 'decode_head'
     measures = 'backbone, neck and decode head on the whole image, without the final upsampling of the logits'
-    output_names = ('logits',)
     fit = 'inside'
 
     def strip(self, model: EncoderDecoder) -> None:
@@ -127,7 +121,6 @@ class Classification(Task):
     model_type = BaseClassifier
     head_name = 'head'
     measures = 'backbone, neck and head on the whole image'
-    output_names = ('logits',)
     fit = 'centre'
 
     def skip_head(self, model: BaseClassifier) -> None:
@@ -163,16 +156,17 @@ def task_of(model: nn.Module) -> Task:
 
 
 class Network(nn.Module):
-    """The modules of a model that inference runs, from normalised images ``(B, 3, H, W)`` to raw outputs."""
+    """The modules of a model that inference runs, from normalised images ``(B, 3, H, W)`` to logits."""
+
+    output_names = ('logits',)  #: Of exported files.
 
     def __init__(self, model: BaseModel, task: Task) -> None:
         super().__init__()
         task.strip(model)
-        self.model, self.task = model, task
-        self.measures, self.output_names = task.measures, task.output_names
+        self.model, self.measures = model, task.measures
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        return self.task.forward(self.model, images)
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.forward(images, mode='tensor')
 
 
 def inference_network(model: nn.Module, backbone_only: bool = False) -> nn.Module:

@@ -20,7 +20,7 @@ MAX_TURN = 45  # degrees; more would confuse 6 and 9
 AREA_PER_DIGIT = 96 * 96  # pixels; digits overlap
 
 
-class Scene(NamedTuple):
+class DigitScene(NamedTuple):
     """A scene of side S."""
 
     image: np.ndarray  # (S, S, 3), uint8, RGB
@@ -41,7 +41,7 @@ def load_digits(held_out: bool) -> tuple[np.ndarray, np.ndarray]:
     return images[chosen], digits[chosen]
 
 
-def make_scene(number: int, seed: int, side: int, backgrounds: Sequence[str | Path], held_out: bool) -> Scene:
+def make_scene(number: int, seed: int, side: int, backgrounds: Sequence[str | Path], held_out: bool) -> DigitScene:
     """Paste digits of random place, size, rotation and colour onto a random part of a satellite image.
 
     Args:
@@ -68,7 +68,7 @@ def make_scene(number: int, seed: int, side: int, backgrounds: Sequence[str | Pa
         owner[place][stamp > 127] = instance
     visible = np.unique(owner[owner > 0])
     labels = np.concatenate([[0], digits[chosen] + 1]).astype(np.uint8)[owner]
-    return Scene(scene, labels, digits[chosen][visible - 1], owner == visible[:, None, None])
+    return DigitScene(scene, labels, digits[chosen][visible - 1], owner == visible[:, None, None])
 
 
 def _background(path: str | Path, side: int, random: np.random.Generator) -> np.ndarray:

@@ -154,7 +154,7 @@ class Cached(BaseTransform):
 
     The arrays are read-only, and other values are copied, so that a later transform cannot change them in place.
 
-    Required keys:
+    Required Keys:
 
     - img_path (str)
 

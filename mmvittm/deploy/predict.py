@@ -36,7 +36,11 @@ def load_predictor(model: Path, checkpoint: Path | None = None, device: torch.de
 
 
 def exported_predictor(path: Path) -> Predictor:
-    """Load a file that ``tools/deployment/export.py`` wrote."""
+    """Load a file that ``tools/deployment/export.py`` wrote.
+
+    Raises:
+        UserError: If the file cannot be used or says too little about itself.
+    """
     session, metadata = load_exported(path)
     task = TASKS[metadata.task]
 
@@ -55,7 +59,11 @@ def exported_predictor(path: Path) -> Predictor:
 
 
 def load_exported(path: Path, dtype: str | None = None) -> tuple[Session, ExportMetadata]:
-    """Load an exported file to compute in ``dtype``, by default the one it was exported for."""
+    """Load an exported file to compute in ``dtype``, by default the one it was exported for.
+
+    Raises:
+        UserError: If the file cannot be used, says too little about itself, or cannot compute in ``dtype``.
+    """
     session = format_of(path).load(path, dtype)
     return session, ExportMetadata.from_dict(session.metadata, path)
 

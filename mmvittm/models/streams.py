@@ -45,16 +45,6 @@ def merge_regions(tokens: Tensor, grid: Grid, regions: Grid) -> Tensor:
     return parts.transpose(2, 3).reshape(-1, rows * columns, tokens.shape[2])
 
 
-def process_map(streams: Streams, grids: Grids) -> Tensor:
-    """``(B, C, H', W')`` on the process grid."""
-    return tokens_to_map(streams.process, grids.process)
-
-
-def memory_map(streams: Streams, grids: Grids) -> Tensor:
-    """``(B, C, H', W')`` on the memory grid."""
-    return tokens_to_map(streams.memory, grids.memory)
-
-
 def concat_map(streams: Streams, grids: Grids) -> Tensor:
     """``(B, 2C, H', W')`` on the memory grid: the process map, resized bilinearly if the grids differ, then memory."""
     process = tokens_to_map(streams.process, grids.process)
@@ -78,8 +68,8 @@ class OutStream(NamedTuple):
 
 
 OUT_STREAMS = dict(
-    process=OutStream(process_map, uses_memory=False),
-    memory=OutStream(memory_map, uses_memory=True),
+    process=OutStream(lambda streams, grids: tokens_to_map(streams.process, grids.process), uses_memory=False),
+    memory=OutStream(lambda streams, grids: tokens_to_map(streams.memory, grids.memory), uses_memory=True),
     concat=OutStream(concat_map, uses_memory=True),
     # a plain tuple, since mmpretrain's FeatureExtractor makes each again from a list
     tokens=OutStream(lambda streams, grids: (streams.process, streams.memory), uses_memory=True, final_norm=True),

@@ -12,7 +12,7 @@ from PIL import Image
 from ..errors import UserError, install_command
 from ..fileio import atomic_path
 
-IMAGE_SUFFIXES = ('.tif', '.tiff', '.png', '.jpg', '.jpeg')
+SCENE_SUFFIXES = ('.tif', '.tiff', '.png', '.jpg', '.jpeg')
 LABEL_SUFFIXES = ('.tif', '.tiff', '.png')
 CACHE = 256 << 20  # bytes of decoded pixels that GDAL keeps: PNG and JPEG have a row of windows decoded once
 _TILE = 256  # pixels; the tiles of a label TIFF
@@ -108,8 +108,8 @@ def open_raster(path: str | Path, reduce: int = 1) -> Iterator[Raster]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f'image not found: {path}')
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise UserError(f'image {path} is of none of the types {", ".join(IMAGE_SUFFIXES)}')
+    if path.suffix.lower() not in SCENE_SUFFIXES:
+        raise UserError(f'image {path} is of none of the types {", ".join(SCENE_SUFFIXES)}')
     rasterio = _rasterio()
     with rasterio.Env(**_GDAL):
         try:

@@ -18,6 +18,9 @@ def slide(model: EncoderDecoder, raster: Raster, progress: Progress | None) -> I
 
     A row of crops is held at a time. Where ``model.test_cfg`` has no ``crop_size`` and ``stride``, they are the
     training size of a ViTTM and two thirds of it.
+
+    Raises:
+        UserError: If the size of the crops is not known, or the stride leaves gaps between them.
     """
     crop, stride = _crop_and_stride(model)
     size = padded_size(model, raster)

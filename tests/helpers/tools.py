@@ -6,6 +6,10 @@ from pathlib import Path
 from unittest import mock
 
 TOOLS = Path(__file__).parents[2] / 'tools'
+# Tools of the repository that are not installed: they write its pages, or serve a figure or a number there.
+OURS_ALONE = {
+    'blue_marble_color_baseline', 'earth', 'model_zoo', 'performance_report', 'scene_benchmark', 'study_answers',
+}  # fmt: skip
 
 
 def load_tool(tool):

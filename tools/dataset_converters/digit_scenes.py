@@ -17,7 +17,7 @@ from rich.progress import track
 
 from mmvittm.apis.cli import positive_int, run_tool
 from mmvittm.datasets import DigitScenesDataset
-from mmvittm.datasets.digit_scenes import Scene, file_name, make_scene
+from mmvittm.datasets.digit_scenes import DigitScene, file_name, make_scene
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_folder, atomic_path, names_in
 
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def grid(scenes: list[Scene]) -> Image.Image:
+def grid(scenes: list[DigitScene]) -> Image.Image:
     """Scenes in three rows, each above its labels."""
     pairs = [np.concatenate([scene.image, PALETTE[scene.labels]]) for scene in scenes]
     columns = len(pairs) // 3
@@ -56,7 +56,7 @@ def run_lengths(mask: np.ndarray) -> dict:
     return dict(size=list(mask.shape), counts=np.diff([0, *ends, mask.size]).tolist())
 
 
-def annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
+def annotations(scene: DigitScene, image_id: int, first_id: int) -> list[dict]:
     """Instances of a scene as COCO has them: category 1 to 10, box ``[x, y, w, h]``, mask of the visible pixels."""
     entries = []
     for digit, mask in zip(scene.digits, scene.masks, strict=True):

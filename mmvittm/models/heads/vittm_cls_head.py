@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ...registry import MODELS
 from ..builder import positive_int
-from ..streams import Streams
 
 Tokens = tuple[Tensor, Tensor]  # of process and memory
 
@@ -37,12 +36,7 @@ class ViTTMClsHead(ClsHead):
         UserError: If ``predict_from`` is unknown, or the backbone returns maps.
     """
 
-    #: Logits of both streams -> logits of a prediction.
-    PREDICTIONS = dict(
-        memory=lambda logits: logits.memory,
-        process=lambda logits: logits.process,
-        mean=lambda logits: (logits.memory + logits.process) / 2,
-    )
+    PREDICTIONS = ('memory', 'process', 'mean')
 
     def __init__(
         self,
@@ -74,19 +68,19 @@ class ViTTMClsHead(ClsHead):
         process, memory = feats[-1]
         return self.process_norm(process.mean(1)), self.memory_norm(memory.mean(1))
 
-    def stream_logits(self, feats: tuple[Tokens, ...]) -> Streams:
-        """Return the logits of both classifiers, ``(B, num_classes)`` each."""
+    def stream_logits(self, feats: tuple[Tokens, ...]) -> tuple[Tensor, Tensor]:
+        """Return the logits of the process and of the memory classifier, ``(B, num_classes)`` each."""
         process, memory = self.pre_logits(feats)
-        return Streams(self.process_fc(self.dropout(process)), self.memory_fc(self.dropout(memory)))
+        return self.process_fc(self.dropout(process)), self.memory_fc(self.dropout(memory))
 
     def named_logits(self, feats: tuple[Tokens, ...]) -> dict[str, Tensor]:
         """Return the logits of the predictions 'memory', 'process' and 'mean', ``(B, num_classes)`` each."""
-        logits = self.stream_logits(feats)
-        return {name: choose(logits) for name, choose in self.PREDICTIONS.items()}
+        process, memory = self.stream_logits(feats)
+        return dict(memory=memory, process=process, mean=(memory + process) / 2)
 
     def forward(self, feats: tuple[Tokens, ...]) -> Tensor:
         """Return the logits ``(B, num_classes)`` of the prediction ``predict_from``."""
-        return self.PREDICTIONS[self.predict_from](self.stream_logits(feats))
+        return self.named_logits(feats)[self.predict_from]
 
     def loss(self, feats: tuple[Tokens, ...], data_samples: list, **kwargs: Any) -> dict[str, Tensor]:
         """Return ``memory_loss`` and ``process_loss``, and with ``cal_acc`` the accuracy of every prediction."""
