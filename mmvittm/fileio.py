@@ -4,7 +4,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -100,20 +100,6 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             replace_folder(built, out, Path(scratch, 'old'))
     except OSError as error:
         raise UserError(f'cannot write {path}: {error.strerror or error}') from error
-
-
-def names_in(folder: Path, own: Collection[str], kind: str) -> set[str]:
-    """Return the names in a folder that a tool may replace, none if it does not exist.
-
-    Raises:
-        UserError: If it holds other names than ``own``, those of a ``kind``, or is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f'{folder} is a file: name a folder')
-    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if found - set(own):
-        raise UserError(f'{folder} holds other files than a {kind}: name a new folder')
-    return found
 
 
 def replace_folder(built: Path, out: Path, old: Path) -> None:

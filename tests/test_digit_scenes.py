@@ -121,28 +121,20 @@ def test_folder_and_coco(run_tool, blue_marble, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('arguments', 'sentence'),
+    ('name', 'arguments', 'sentence'),
     [
-        ([], 'exists: pass --overwrite to replace it'),
-        (['--overwrite'], 'holds other files than a data set of digit scenes'),
+        ('instances.json', [], 'exists: pass --overwrite to replace it'),
+        ('thesis.tex', ['--overwrite'], 'holds other files than a data set of digit scenes'),
+        ('images/training/r0_c00.png', ['--overwrite'], 'holds other files than a data set of digit scenes'),
     ],
 )
-def test_a_folder_is_not_replaced_by_mistake(blue_marble, tmp_path, monkeypatch, arguments, sentence):
-    out = tmp_path / 'scenes'
-    (out / 'images').mkdir(parents=True)
-    mine = out / ('thesis.tex' if arguments == ['--overwrite'] else 'images/mine.png')
+def test_a_folder_is_not_replaced_by_mistake(blue_marble, tmp_path, monkeypatch, name, arguments, sentence):
+    mine = tmp_path / 'scenes' / name
+    mine.parent.mkdir(parents=True)
     mine.touch()
+    arguments = [tmp_path / 'scenes', '--backgrounds', blue_marble, '--side', 192, *arguments]
     with pytest.raises(UserError, match=sentence):
-        call_tool(
-            monkeypatch,
-            'dataset_converters/digit_scenes.py',
-            out,
-            '--backgrounds',
-            blue_marble,
-            '--side',
-            192,
-            *arguments,
-        )
+        call_tool(monkeypatch, 'dataset_converters/digit_scenes.py', *arguments)
     assert mine.exists()
 
 

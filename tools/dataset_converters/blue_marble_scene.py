@@ -14,14 +14,13 @@ from blue_marble import (
     IGNORE,
     Tiles,
     cut,
-    is_finished,
     label_map,
-    parse_args,
     read_image,
     read_surface,
     read_zones,
     split_tiles,
 )
+from output import is_kept, output_parser
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -33,7 +32,7 @@ from mmvittm.fileio import atomic_folder
 FOLDS = BlueMarbleDataset.FOLDS
 SIDES = ('training', 'held_out')
 NAME = 'earth.png'
-SCENE = 'Blue Marble scene'  # in messages
+KIND = 'Blue Marble scene'
 
 
 def fold_labels(labels: np.ndarray, tiles: Tiles, fold: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,14 +66,9 @@ def write(folder: Path, image: np.ndarray, labels: np.ndarray) -> None:
             Image.fromarray(side_labels).save(path)
 
 
-def is_complete(folder: Path) -> bool:
-    maps = (folder / 'annotations' / f'fold{fold}' / side / NAME for fold in range(FOLDS) for side in SIDES)
-    return (folder / 'images' / NAME).is_file() and all(path.is_file() for path in maps)
-
-
 def main() -> None:
-    args = parse_args(__doc__, 'data/blue_marble_scene', SCENE)
-    if is_finished(args.out_dir, args.overwrite, is_complete(args.out_dir), SCENE):
+    args = output_parser(__doc__, 'data/blue_marble_scene', KIND).parse_args()
+    if is_kept(args, KIND, f'images/{NAME}', 'annotations'):
         return
     with Console(stderr=True).status('Reading the maps'):
         image = read_image()

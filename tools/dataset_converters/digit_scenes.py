@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from output import is_there, output_parser
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -19,17 +20,14 @@ from mmvittm.apis.cli import positive_int, run_tool
 from mmvittm.datasets import DigitScenesDataset
 from mmvittm.datasets.digit_scenes import DigitScene, file_name, make_scene
 from mmvittm.errors import UserError
-from mmvittm.fileio import atomic_folder, atomic_path, names_in
+from mmvittm.fileio import atomic_folder, atomic_path
 
 KIND = 'data set of digit scenes'
 PALETTE = np.uint8(DigitScenesDataset.METAINFO['palette'])
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        'out_dir', nargs='?', type=Path, default=Path('data/digit_scenes'), help='(default: %(default)s)'
-    )
+    parser = output_parser(__doc__, 'data/digit_scenes', KIND)
     parser.add_argument('--grid', type=Path, metavar='PNG', help='only draw 12 scenes and their labels into this file')
     parser.add_argument('--backgrounds', default='data/blue_marble', help='Blue Marble data set (default: %(default)s)')
     parser.add_argument('--fold', type=int, default=2, help='fold of the backgrounds (default: 2)')
@@ -37,7 +35,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--scenes', type=positive_int, default=1000, help='number of scenes (default: 1000)')
     parser.add_argument('--side', type=int, default=256, help='pixels, 192 or more (default: 256)')
     parser.add_argument('--seed', type=int, default=0, help='(default: 0)')
-    parser.add_argument('--overwrite', action='store_true', help=f'replace an existing {KIND}')
     return parser.parse_args()
 
 
@@ -86,7 +83,7 @@ def main() -> None:
             grid(list(scenes)).save(path)
         print(f'Wrote {args.grid}')
         return
-    if names_in(args.out_dir, ('images', 'annotations', 'instances.json'), KIND) and not args.overwrite:
+    if is_there(args.out_dir, KIND, 'instances.json', 'images', 'annotations') and not args.overwrite:
         raise UserError(f'{args.out_dir} exists: pass --overwrite to replace it')
     coco = dict(images=[], annotations=[], categories=[dict(id=i + 1, name=str(i)) for i in range(10)])
     with atomic_folder(args.out_dir) as folder:

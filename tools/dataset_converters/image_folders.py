@@ -1,16 +1,18 @@
 """Write classification data as ``{train,val}/<class>/<number>.png``, the folder layout of mmpretrain."""
 
-import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from output import is_kept, output_parser
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from mmvittm.fileio import atomic_folder, names_in
+from mmvittm.fileio import atomic_folder
+
+KIND = 'data set of train and val'
 
 
 class Split(NamedTuple):
@@ -32,14 +34,8 @@ def convert(description: str, out_dir: str, classes: tuple[str, ...], read: Call
     Raises:
         UserError: If the folder holds other files or cannot be written.
     """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        'out_dir', nargs='?', type=Path, default=Path(out_dir), help='folder to write (default: %(default)s)'
-    )
-    parser.add_argument('--overwrite', action='store_true', help='replace an existing data set')
-    args = parser.parse_args()
-    if names_in(args.out_dir, ('train', 'val'), 'data set of train and val') and not args.overwrite:
-        print(f'{args.out_dir} is already there; pass --overwrite to build it again.')
+    args = output_parser(description, out_dir, KIND).parse_args()
+    if is_kept(args, KIND, 'train', 'val'):
         return
     splits = read()
     with atomic_folder(args.out_dir) as folder:
