@@ -1,5 +1,7 @@
 """Users' mistakes with train.py and test.py: each ends with one sentence and exit status 1."""
 
+import argparse
+import errno
 import re
 import resource
 import runpy
@@ -20,6 +22,7 @@ from helpers.tools import load_tool
 from mmengine.config import Config
 
 import mmvittm
+from mmvittm.apis import cli
 from mmvittm.apis.config import build_model, load_config
 from mmvittm.engine import ResumableIterLoop, StopOnSignalHook
 from mmvittm.errors import UserError
@@ -242,6 +245,10 @@ def limited_memory():
             'error: --launcher pytorch did not start this process (RANK, ',
         ),
         (['train.py', DEMO, '--launcher', 'slurm'], 'error: --launcher slurm did not start this process (SLURM_PROCID'),
+        (
+            ['train.py', DEMO, '--launcher', 'mpi'],
+            'error: --launcher mpi did not start this process (OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_LOCAL_RANK, ',
+        ),
         (['fps_benchmark.py', DEMO, '--threads', '1000000'], 'error: --threads must be at most 1024, not 1000000'),
         (['fps_benchmark.py', DEMO, '--shape', '1000000'], 'error: out of memory ('),
     ],
@@ -259,6 +266,36 @@ def test_malformed_cfg_options(tmp_path, option):
     assert result.text.endswith(
         f'--cfg-options takes pairs such as key=value or "key=[1,2]", not {shlex.quote(option)}'
     )
+
+
+@pytest.mark.parametrize('name', ['cuda:99', 'gpu'])
+def test_device_that_cannot_be_used(name):
+    with pytest.raises(argparse.ArgumentTypeError, match=f'^{name} cannot be used: '):
+        cli.device(name)
+
+
+@pytest.mark.parametrize(
+    ('error', 'status'),
+    [
+        (KeyboardInterrupt(), 130),
+        (MemoryError('16 TiB'), 'error: out of memory (16 TiB): choose smaller images, batches or models'),
+        (RuntimeError('CUDA out of memory.'), 'error: out of memory (CUDA out of memory.): choose smaller images'),
+        (OSError(errno.EDQUOT, 'Quota', 'a.pth'), 'error: a.pth cannot be written (Quota): free some space'),
+        (OSError(errno.ENOSPC, 'Full'), 'error: a file cannot be written (Full): free some space'),
+    ],
+    ids=repr,
+)
+def test_status_of_a_tool(monkeypatch, error, status):
+    monkeypatch.setattr(sys, 'argv', ['tool'])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run_tool(mock.Mock(side_effect=error))
+    assert str(stopped.value.code).startswith(str(status))
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['tool'])
+    with pytest.raises(RuntimeError, match='a defect'):
+        cli.run_tool(mock.Mock(side_effect=RuntimeError('a defect')))
 
 
 UNMET = {

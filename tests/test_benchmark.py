@@ -22,7 +22,7 @@ from mmvittm.benchmark.machine import cpu_name
 from mmvittm.benchmark.measurement import fastest, has_fast_gemms, own_rates, patch_sizes
 from mmvittm.benchmark.modes import BACKENDS, DTYPES, RunMode, run_modes, training_step
 from mmvittm.benchmark.profiling import peak_memory, staged_modules, time_stages
-from mmvittm.benchmark.report import SPEED, cells, growth, to_frame
+from mmvittm.benchmark.report import SPEED, cells, displayed, growth, to_frame
 from mmvittm.benchmark.timing import (
     MIN_ROUNDS,
     growth_exponent,
@@ -389,6 +389,12 @@ def test_cells_without_a_value_show_a_dash():
     texts = cells(frame, SPEED)
     assert texts['of own GEMMs'].tolist() == ['80% ±0.5% of 150', '–']
     assert 'FPS' not in texts, 'no row has a value'
+
+
+def test_shares_of_stages():
+    own = dict(checkpoint='a/b.pth', parameters=5e6, peak_memory=None, stages_ms=dict(read=1.0, rest=3.0))
+    [row] = displayed(to_frame([result(**own)])).to_dict('records')
+    assert (row['shares.read'], row['shares.rest'], row['weights'], row['mega_parameters']) == (0.25, 0.75, 'b.pth', 5)
 
 
 def test_cpu_name_is_read_from_linux(tmp_path):

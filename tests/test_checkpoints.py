@@ -236,6 +236,18 @@ def test_resume_of_nothing_keeps_load_from(e1):
     assert min(journal(e1.with_name('e4'))) == 0
 
 
+def test_resume_from_another_folder(e1):
+    """``default_hooks.checkpoint.out_dir`` has the checkpoints, in a folder of the work dir's name."""
+    out = e1.parent / 'out' / 'e1'
+    out.mkdir(parents=True)
+    for path in e1.glob('*.pth'):
+        path.rename(out / path.name)
+    cfg = small(e1.parent / 'data', e1, 14, default_hooks__checkpoint__out_dir=str(out.parent))
+    log = e1.parent / 'log'
+    assert wait(fork(lambda: train(cfg, resume=True), log)) == 0, log.read_text()
+    assert f'resuming from {out / "iter_13.pth"}' in log.read_text()
+
+
 def killed_when_saving_again(moment):
     """Kill before or after the last checkpoint is saved again, since the validation found a new best model."""
 

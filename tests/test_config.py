@@ -1,5 +1,6 @@
 """Read configs, build models from them and write files: values first, then users' mistakes."""
 
+import argparse
 import re
 
 import pytest
@@ -7,8 +8,10 @@ from fuzz import Case, base_config, changed, judge, train_with, write_data
 from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, METRICS, DefaultScope
 
+from mmvittm.apis.cli import add_common_arguments
 from mmvittm.apis.config import build_model, input_size, load_config
-from mmvittm.apis.config_errors import FirstStepHook, check_optimizer, explain_config_errors
+from mmvittm.apis.config_errors import FirstStepHook, check_metric_arguments, check_optimizer, explain_config_errors
+from mmvittm.apis.runner import config_from_args
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path
 
@@ -48,7 +51,10 @@ def test_load_config_follows_bases_and_overrides(tmp_path):
         ("_base_ = './undefined.py'", r"NameError: name 'y' is not defined \(.*undefined.py, line 2\)$"),
         ("_base_ = 'mmseg::fcn.py'", 'bad.py cannot be read: .*use a relative path$'),
         ('import no_such_package', 'bad.py cannot be read: .*no_such_package'),
-        ("custom_imports = dict(imports=['no_such_package'])", 'bad.py cannot be read: .*no_such_package'),
+        (
+            "custom_imports = dict(imports=['no_such_package'])",
+            'bad.py cannot be read: ImportError: Failed to import no_such_package$',
+        ),
     ],
 )
 def test_unreadable_config(tmp_path, text, sentence):
@@ -286,7 +292,11 @@ def test_yaml_config_with_a_tuple(tmp_path):
         ('model.backbone.drop_path_rate', 1.0, 'must be at least 0 and below 1, not 1.0'),
         ('model.backbone.drop_path_rate', float('nan'), 'must be at least 0 and below 1, not nan'),
         ('optim_wrapper.clip_grad.max_norm', -1, 'must be a number above 0'),
+        ('optim_wrapper.clip_grad.clip_value', 0, 'must be a number above 0'),
+        ('train_cfg.max_iters', 0, 'must be a number above 0'),
+        ('train_cfg.max_epochs', float('inf'), 'must be a number above 0'),
         ('train_cfg.val_interval', {'type': 'X'}, r"must be a number above 0, not \{'type': 'X'\}"),
+        ('data_preprocessor.mean', [0, float('inf'), 1], 'must be finite, not inf'),
         ('data_preprocessor.std', [1, 0, 1], 'must be a number above 0, not 0'),
     ],
 )
@@ -296,9 +306,48 @@ def test_value_that_makes_no_sense(tmp_path, option, value, sentence):
         load_config(tmp_path / 'a.py', {option: value})
 
 
+def test_value_that_is_none(tmp_path):
+    (tmp_path / 'a.py').write_text('data_preprocessor = dict(mean=None, std=None)')
+    assert load_config(tmp_path / 'a.py').data_preprocessor == dict(mean=None, std=None)
+
+
+@pytest.mark.parametrize(
+    ('words', 'text', 'folder'),
+    [
+        ([], '', 'work_dirs/tiny'),
+        ([], "work_dir = 'mine'", 'mine'),
+        (['--work-dir', 'given'], "work_dir = 'mine'", 'given'),
+    ],
+)
+def test_settings_of_a_run(tmp_path, monkeypatch, words, text, folder):
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    (tmp_path / 'tiny.py').write_text(f"strategy = dict(type='mmvittm.FSDPStrategy')\n{text}")
+    parser = argparse.ArgumentParser()
+    parser.add_argument('config')
+    add_common_arguments(parser)
+    cfg = config_from_args(parser.parse_args([str(tmp_path / 'tiny.py'), *words]))
+    assert cfg.work_dir == folder
+    assert 'strategy' not in cfg, 'of a run of one process'
+
+
+def test_metric_arguments_of_the_test():
+    cfg = config(SEGMENTOR, test_evaluator=[dict(type='IoUMetric'), dict(type='IoUMetric', iou_metricss=['mIoU'])])
+    with pytest.raises(UserError, match=r"test_evaluator\.1 \(IoUMetric\): unexpected argument 'iou_metricss'"):
+        check_metric_arguments(cfg)
+
+
+def test_topk_may_be_all_classes():
+    model = dict(head=dict(num_classes=5))
+    check_metric_arguments(config(model, val_evaluator=dict(type='mmpretrain.Accuracy', topk=(1, 5))))
+    with pytest.raises(UserError, match='val_evaluator: topk of 6 with 5 classes'):
+        check_metric_arguments(config(model, val_evaluator=dict(type='mmpretrain.Accuracy', topk=6)))
+
+
 def test_error_that_is_not_the_configs():
     with pytest.raises(KeyError, match='a defect'), explain_config_errors(config(SEGMENTOR)):
         raise KeyError('a defect')
+    with pytest.raises(MemoryError), explain_config_errors(config(SEGMENTOR), FirstStepHook()):
+        raise MemoryError
 
 
 @pytest.mark.parametrize(

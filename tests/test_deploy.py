@@ -17,7 +17,7 @@ from helpers.tiny import images, one_thread, randomize, tiny_vittm
 from helpers.tools import call_tool, load_tool
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmpretrain.models import ClsHead, VisionTransformer
+from mmpretrain.models import ClsDataPreprocessor, ClsHead, VisionTransformer
 from mmseg.models import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 from torch import nn
@@ -182,6 +182,11 @@ def test_images_of_any_size_fit(fit, size):
         assert fitted.shape[0] == OTHER[0] or fitted.shape[1] == OTHER[1]
 
 
+def test_the_centre_is_the_middle():
+    image = photograph(24, 60)
+    np.testing.assert_array_equal(FITS['centre'](image, OTHER), image[:, 10:50])
+
+
 def test_the_tool_writes_nothing_but_the_export(exported):
     names = sorted(path.name for path in exported.iterdir())
     assert names == ['classifier_24x32_fp32.onnx', 'segmentor_24x32_fp32.bin', 'segmentor_24x32_fp32.xml']
@@ -197,15 +202,17 @@ def test_an_export_says_how_to_use_it(segmentor_file):
     assert (metadata.config, metadata.checkpoint) == ('segmentor', 'segmentor.pth')
 
 
+@pytest.mark.parametrize('size', [TOOL, (24, 20), (12, 32)], ids=str)
 @pytest.mark.parametrize('aligned', [False, True])
-def test_an_export_of_0_1_0_loads_and_predicts(tmp_path, aligned):
+def test_an_export_of_0_1_0_loads_and_predicts(tmp_path, aligned, size):
     weight = write_onnx(tmp_path / 'old.onnx', json.dumps(json.loads(METADATA_0_1_0) | dict(align_corners=aligned)))
-    image = photograph(*TOOL, seed=3)
+    image = photograph(*size, seed=3)
     inputs = (image[..., ::-1].astype(np.float32) - [120, 115, 100]) / [58, 57, 56]
     inputs = torch.from_numpy(inputs.transpose(2, 0, 1).astype(np.float32))
+    inputs = F.pad(inputs, (0, TOOL[1] - size[1], 0, TOOL[0] - size[0]))
     logits = F.conv2d(inputs[None], torch.from_numpy(weight), stride=4)
     expected, other = (
-        F.interpolate(logits, TOOL, mode='bilinear', align_corners=corners).argmax(1)[0].numpy()
+        F.interpolate(logits, TOOL, mode='bilinear', align_corners=corners).argmax(1)[0, : size[0], : size[1]].numpy()
         for corners in (aligned, not aligned)
     )
     assert len(np.unique(expected)) == 3
@@ -271,9 +278,11 @@ def test_an_image_is_prepared_as_by_the_model(segmentor_file, models):
 
 
 @pytest.mark.parametrize(('swaps', 'order'), [(True, 'rgb'), (False, 'bgr')])
-def test_channel_order_of_a_segmentor(swaps, order):
-    preprocessor = SegDataPreProcessor(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], bgr_to_rgb=swaps)
+@pytest.mark.parametrize(('kind', 'name'), [(SegDataPreProcessor, 'bgr_to_rgb'), (ClsDataPreprocessor, 'to_rgb')])
+def test_channel_order(kind, name, swaps, order):
+    preprocessor = kind(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], **{name: swaps})
     assert normalisation(preprocessor) == dict(channel_order=order, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
+    assert normalisation(kind(**{name: swaps})) == dict(channel_order=order, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 def test_padding_is_in_normalised_units():
@@ -364,6 +373,22 @@ def test_an_export_of_another_model_is_refused(segmentor_file, models):
         run_exported(model, *load_exported(segmentor_file))
 
 
+def test_an_export_of_other_classes_is_refused(models, tmp_path):
+    write_onnx(tmp_path / 'a.onnx')
+    model, _ = load_model(load_config(models / 'segmentor.py'), None)
+    model.decode_head.num_classes = 4
+    with pytest.raises(UserError, match='segmentation of 3 classes, the config for segmentation of 4 classes'):
+        run_exported(model, *load_exported(tmp_path / 'a.onnx'))
+
+
+def test_an_export_for_bf16_computes_in_it(tmp_path, recwarn):
+    path, x = tmp_path / 'a.xml', images(1, *TOOL)
+    FORMATS['openvino'].export(nn.Conv2d(3, 2, 4).eval(), x, path, 'bf16')
+    got, exact = (FORMATS['openvino'].load(path, dtype, threads=1)(x.numpy())[0] for dtype in (None, 'fp32'))
+    is_told = any('this CPU has no bf16' in str(warning.message) for warning in recwarn)
+    assert is_told or not np.array_equal(got, exact)
+
+
 def test_an_export_is_not_quantised_by_loading_it(segmentor_file):
     with pytest.raises(UserError, match='was exported for fp32 and cannot compute in int8: export it again'):
         load_exported(segmentor_file, 'int8')
@@ -405,6 +430,9 @@ def verify_changed(change, dtype, checkpoint='checkpoint.pth'):
 VERIFICATIONS = {
     'fp32 off on noise': ('fp32', lambda y: y * 1.001, 'at most 0.0001 is allowed'),
     'bf16 off on images': ('bf16', lambda y: y * 1.1, 'at most 0.02 is allowed'),
+    'bf16 off on one image': ('bf16', lambda y: y * (1 + 0.1 * (len(y) == 1)), 'at most 0.02 is allowed'),
+    'bf16 off on several': ('bf16', lambda y: y * (1 + 0.1 * (len(y) == 3)), 'at most 0.02 is allowed'),
+    'int8 of another shape': ('int8', lambda y: y[:, :1], 'all outputs must be finite'),
     'int8 not finite': ('int8', lambda y: y * np.nan, 'all outputs must be finite'),
 }
 
@@ -420,6 +448,8 @@ def test_other_classes_are_refused_unless_random(monkeypatch):
     with pytest.raises(UserError, match=r'at least 99.5% must be the same'):
         verify_changed(lambda y: np.roll(y, 1, axis=1), 'bf16')
     assert verify_changed(lambda y: np.roll(y, 1, axis=1), 'bf16', checkpoint=None).agreement == 0
+    several = verify_changed(lambda y: np.roll(y, len(y) == 3, axis=1), 'bf16', checkpoint=None)
+    assert several.agreement == 0.25, 'three of four images differ'
 
 
 def test_a_refused_export_leaves_nothing_behind(models, monkeypatch, tmp_path):
@@ -473,6 +503,12 @@ def test_a_checkpoint_of_another_model_is_refused(models, monkeypatch, tmp_path)
         call_tool(monkeypatch, 'deployment/export.py', *command)
 
 
+@pytest.mark.parametrize(('dtype', 'calibration'), [('int8', None), ('fp32', [])])
+def test_int8_alone_is_calibrated(tmp_path, dtype, calibration):
+    with pytest.raises(UserError, match='int8, and no other dtype, needs images to calibrate on'):
+        FORMATS['openvino'].export(nn.Flatten(), images(), tmp_path / 'a.xml', dtype, calibration=calibration)
+
+
 @pytest.mark.parametrize('option', [['--format', 'tflite'], ['--dtype', 'fp4']], ids=' '.join)
 def test_unknown_choices_are_refused(models, monkeypatch, tmp_path, capsys, option):
     with pytest.raises(SystemExit):
@@ -490,11 +526,12 @@ STREETS = dict(dataset=dict(type='CityscapesDataset', metainfo=dict(classes=('ca
     [
         (dict(test_dataloader=DATA), dict(CLASSES=['a', 'b'], PALETTE=[[3, 3, 3]] * 2), ('a', 'b'), (3, 3, 3)),
         (dict(test_dataloader=DATA), {}, ('x', 'y'), (1, 1, 1)),
+        (dict(val_dataloader=DATA), {}, ('x', 'y'), (1, 1, 1)),
         (dict(default_scope='mmseg', test_dataloader=STREETS), {}, ('car', 'road'), (0, 0, 142)),
         ({}, {}, ('0', '1'), (31, 119, 180)),
         ({}, dict(CLASSES=['a', 'b'], PALETTE=[[3, 3, 3]]), ('a', 'b'), (31, 119, 180)),
     ],
-    ids=['checkpoint', 'data', 'classes of the data', 'neither', 'palette too short'],
+    ids=['checkpoint', 'data', 'validation data', 'classes of the data', 'neither', 'palette too short'],
 )
 def test_class_names_come_from(cfg, dataset_meta, classes, colour):
     names = class_names(Config(cfg), SimpleNamespace(num_classes=2), dataset_meta)
@@ -502,6 +539,11 @@ def test_class_names_come_from(cfg, dataset_meta, classes, colour):
     assert names['palette'][0] == colour
     if cfg or dataset_meta:
         assert class_names(Config(cfg), ClsHead(), dataset_meta) == names  # knows no number of classes
+
+
+def test_colours_repeat_after_twenty_classes():
+    palette = class_names(Config({}), SimpleNamespace(num_classes=21), {})['palette']
+    assert palette[20] == palette[0] != palette[19]
 
 
 def test_wrong_class_counts_are_refused():

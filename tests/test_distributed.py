@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -16,9 +17,11 @@ import torch.multiprocessing as mp
 from helpers.data import save
 from helpers.survival import free_port, rank_environment
 from helpers.tiny import tiny_backbone
+from mmengine.config import Config
 from torch import nn
 
 from mmvittm.apis.config import load_config
+from mmvittm.apis.distributed import adapt_to_cpu, explain_lost_process
 from mmvittm.apis.runner import _ToolRunner
 from mmvittm.engine import Bf16OptimWrapper
 from mmvittm.engine.runner.fsdp_strategy import FSDPStrategy, fsdp_runs_on_cpu
@@ -229,6 +232,39 @@ def test_sync_bn_of_a_model_becomes_bn_on_the_cpu(monkeypatch):
     wrapped = type('Runner', (_ToolRunner, base), {})().wrap_model(None, model)
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in wrapped.modules())
     assert wrapped(torch.randn(2, 3, 5, 5)).std() > 0
+
+
+def test_settings_of_ddp_are_kept_on_the_cpu():
+    cfg = Config(dict(launcher='pytorch', find_unused_parameters=True, model_wrapper_cfg=dict(broadcast_buffers=True)))
+    adapt_to_cpu(cfg)
+    assert cfg.model_wrapper_cfg == dict(device_ids=None, broadcast_buffers=True, find_unused_parameters=True)
+
+
+@pytest.mark.parametrize(
+    ('text', 'reason'),
+    [
+        (
+            '[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:1',
+            r'Connection closed by peer \[::1\]:1',
+        ),
+        (
+            '[unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation',
+            'Timed out waiting 1800000ms for recv',
+        ),
+        ('wait timeout after 1800000ms, keys: /default_pg', 'wait timeout'),
+        ('Timed out after 61 seconds waiting for clients. 1/2 clients joined.', 'Timed out after 61 seconds waiting'),
+        ('NCCL error\nncclRemoteError: A call failed. Last error', 'NCCL error ncclRemoteError: A call failed'),
+    ],
+)
+def test_lost_process(monkeypatch, text, reason):
+    monkeypatch.delenv('RANK', raising=False)
+    assert explain_lost_process(RuntimeError(text)) is None, 'of a run of one process'
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert re.match(
+        rf'rank 1 of 2 lost another process of this run \({reason}', explain_lost_process(RuntimeError(text))
+    )
+    assert explain_lost_process(RuntimeError('a defect')) is None
 
 
 def test_fsdp_refuses_memory_in_chunks():

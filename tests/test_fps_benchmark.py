@@ -8,16 +8,18 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmseg.models.segmentors import CascadeEncoderDecoder
 from torch import nn
 from torch.nn import functional as F
 
 from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import build_model, load_config
-from mmvittm.apis.tasks import inference_network
+from mmvittm.apis.tasks import TASKS, inference_network
 from mmvittm.benchmark import measurement
 from mmvittm.benchmark.complexity import count_forward, count_parameters
 from mmvittm.benchmark.measurement import has_fast_gemms
@@ -180,6 +182,14 @@ def test_backbone_network(configs):
 def test_inference_network_refuses_other_models():
     with pytest.raises(UserError, match='a Linear is not supported: the model must be one of EncoderDecoder'):
         inference_network(nn.Linear(1, 1))
+    cascade = CascadeEncoderDecoder.__new__(CascadeEncoderDecoder)
+    with pytest.raises(UserError, match='a CascadeEncoderDecoder has several decode heads'):
+        inference_network(cascade)
+
+
+def test_the_last_head_of_a_cascade_decides():
+    heads = nn.ModuleList([nn.Identity(), nn.Identity()])
+    assert TASKS['segmentation'].head(SimpleNamespace(decode_head=heads)) is heads[1]
 
 
 # --- the tool --------------------------------------------------------------------------------------------------------
@@ -263,13 +273,13 @@ def test_tool_names_machine_and_versions(random_run):
 
 def test_tool_with_checkpoints_and_backbones(configs, checkpoints, tmp_path, monkeypatch, capsys):
     names = ('segmentor', 'classifier')
-    options = ['--backbone-only', '--shape', 64, '--rounds', 1, '--warmup', 0, '--out', tmp_path / 'fps.json']
+    options = ['--backbone-only', '--shape', 64, 48, '--rounds', 1, '--warmup', 0, '--out', tmp_path / 'fps.json']
     run_here(monkeypatch, *(configs[n] for n in names), '--checkpoint', *(checkpoints[n] for n in names), *options)
     results = json.loads((tmp_path / 'fps.json').read_text())['results']
     for name, result in zip(names, results, strict=True):
         assert result['random_weights'] is False
         assert result['checkpoint'] == checkpoints[name]
-        assert result['shape'] == [1, 3, 64, 64]
+        assert result['shape'] == [1, 3, 64, 48]
         assert result['measures'].startswith('the backbone alone')
     screen = capsys.readouterr().out
     assert 'random' not in screen

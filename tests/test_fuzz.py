@@ -3,8 +3,10 @@
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 from fuzz import FAULTS, REFUSED, base_config, forget, fuzz, write_data
+from helpers.data import save
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from torch.utils.data import Dataset
@@ -66,8 +68,32 @@ def test_data_elsewhere_is_not_missing(tmp_path, dataset):
     dataset['data_root'] = dataset['data_root'].format(tmp_path)
     check_data(Config(dict(default_scope='mmseg', val_dataloader=dict(dataset=dataset))), 'val_dataloader')
     local = dict(type='mmseg.ADE20KDataset', data_root=str(tmp_path / 'none'), backend_args=None)
-    with pytest.raises(UserError, match='data set folder not found'):
-        check_data(Config(dict(default_scope='mmseg', val_dataloader=dict(dataset=local))), 'val_dataloader')
+    for each in (local, dict(type='ConcatDataset', datasets=[local])):
+        with pytest.raises(UserError, match='data set folder not found'):
+            check_data(Config(dict(default_scope='mmseg', val_dataloader=dict(dataset=each))), 'val_dataloader')
+
+
+def test_images_of_a_list(odd_set, tmp_path):
+    """Others may lie beside them."""
+    (tmp_path / 'list.txt').write_text('1')
+    assert len(odd_set('PNG in capitals', ann_file=str(tmp_path / 'list.txt'))) == 1
+    (tmp_path / 'list.txt').write_text('1\n2')
+    with pytest.raises(UserError, match=r'1 of 2 images in .* have no files, the first is .*2\.png'):
+        odd_set('hidden file', ann_file=str(tmp_path / 'list.txt'))
+
+
+def test_suffixes_that_a_data_set_takes(tmp_path, capsys):
+    """In capitals with mmpretrain; label maps beside their images with mmseg."""
+    forget()
+    for name in ('classes/a/0.JPEG', 'mixed/0.jpg', 'mixed/0.png'):
+        save(tmp_path / name, np.zeros((8, 8)))
+    classes = dict(type='mmpretrain.CustomDataset', data_root=str(tmp_path), data_prefix='classes')
+    mixed = dict(
+        type='BaseSegDataset', data_root=str(tmp_path), data_prefix=dict(img_path='mixed', seg_map_path='mixed')
+    )
+    cfg = Config(dict(default_scope='mmseg', classes=dict(dataset=classes), mixed=dict(dataset=mixed), none=None))
+    check_data(cfg, 'classes', 'mixed', 'none')
+    assert 'passed over' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('name', [name for name, (_, expected) in FAULTS.items() if expected == REFUSED])

@@ -15,6 +15,7 @@ from PIL import Image
 from mmvittm.apis.cli import known_problem
 from mmvittm.apis.config import load_config
 from mmvittm.apis.inference import eager_predictor, load_model, read_image
+from mmvittm.apis.tasks import TASKS
 from mmvittm.errors import UserError
 
 BLUE, GREEN = (0, 0, 255), (0, 128, 0)
@@ -35,7 +36,7 @@ def images(tmp_path):
     folder = tmp_path / 'images'
     folder.mkdir()
     Image.fromarray(photograph(30, 50)).save(folder / 'small.png')
-    Image.fromarray(photograph(400, 200)).save(folder / 'tall.jpg')
+    Image.fromarray(photograph(400, 200)).save(folder / 'tall.JPG')
     Image.fromarray(photograph(64, 64)[..., 0]).save(folder / 'grey.png')
     (folder / 'broken.png').write_bytes((folder / 'small.png').read_bytes()[:60])
     (folder / 'notes.txt').write_text('not an image')
@@ -58,7 +59,7 @@ def test_a_broken_image_is_reported_at_the_end(models, images, tmp_path, run_too
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert re.fullmatch(r'error: 1 of 4 files failed: image \S+broken.png cannot be read: .*', last)
-    assert sorted(path.name for path in out.iterdir()) == ['grey.png', 'small.png', 'tall.jpg']
+    assert sorted(path.name for path in out.iterdir()) == ['grey.png', 'small.png', 'tall.JPG']
     assert '3 of 4 files painted' in done.stdout
 
 
@@ -94,6 +95,12 @@ def test_the_legend_gives_shares_of_the_pixels(segmentor):
     labels = np.array([[2, 2, 2], [0, 2, 0]], np.uint8)
     _, legend = segmentor.task.draw(photograph(2, 3), labels, segmentor.classes, segmentor.palette)
     assert legend == [((255, 255, 255), 'ice 67%'), (BLUE, 'sea 33%')]
+
+
+def test_the_likeliest_class_comes_first():
+    scores, classes = np.array([0.02, 0.5, 0.04, 0.3, 0.06, 0.08]), 'abcdef'
+    _, legend = TASKS['classification'].draw(photograph(2, 3), scores, classes, [])
+    assert [text for _, text in legend] == ['50% b', '30% d', '8% f', '6% e', '4% c']
 
 
 def write_wrapped(models):

@@ -146,7 +146,9 @@ def test_modules_beside_a_config_are_found(tmp_path, monkeypatch, where):
         f"custom_imports = dict(imports=['mmvittm.models', 'head_{where}'])\ndefault_scope = 'mmseg'\n"
         f'model = {tiny_backbone(rw_head=dict(type=f"Head{where}"))!r}\n'
     )
+    before = [*sys.path]
     model = build_model(load_config(tmp_path / 'configs/config.py'))
+    assert sys.path[: len(before)] == before, 'behind what is installed'
     assert type(model.layers[0].read_head).__name__ == f'Head{where}'
 
 

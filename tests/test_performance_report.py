@@ -120,9 +120,9 @@ def called(tmp_path, monkeypatch) -> list[list[str]]:
 
 
 def test_interrupted_run_measures_what_is_missing(called, checkout, monkeypatch):
-    run_here(monkeypatch, '--out-dir', 'kept')
+    run_here(monkeypatch, '--out-dir', 'kept', '--threads', 4)
     assert len(called) == 1, 'the rest was kept'
-    assert '--train' in called[0]
+    assert '--train' in called[0] and '--threads 4' in ' '.join(called[0])
     path = checkout / 'results' / 'speed' / 'fps-cpu-fast-cpu-3-ghz-avx2-4t-torch3.0.0.csv'
     frame = pd.read_csv(path)
     assert list(frame['measurement'].unique()) == list(MEASUREMENTS)
@@ -171,8 +171,11 @@ def test_dtypes_that_the_cpu_lacks_are_skipped(called, checkout, monkeypatch, ca
     assert 'skipped: needs a CPU with AVX512, and this one has AVX2' in capsys.readouterr().out
 
 
-def test_failed_measurements_are_named(checkout, monkeypatch):
+def test_failed_measurements_are_named(called, checkout, monkeypatch):
     monkeypatch.setattr('subprocess.run', lambda *_, **__: type('Done', (), dict(returncode=1)))
+    with pytest.raises(SystemExit, match='error: these measurements failed: train-fp32, see the logs in kept'):
+        run_here(monkeypatch, '--out-dir', 'kept')
+    assert '9.9.9' in (checkout / 'README.md').read_text(), 'the others are written'
     with pytest.raises(SystemExit, match='error: no results in new: every measurement failed, see the logs there'):
         run_here(monkeypatch, '--out-dir', 'new', '--only', 'growth')
 
