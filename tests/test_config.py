@@ -53,12 +53,17 @@ def test_load_config_follows_bases_and_overrides(tmp_path):
         ('import no_such_package', 'bad.py cannot be read: .*no_such_package'),
         (
             "custom_imports = dict(imports=['no_such_package'])",
-            'bad.py cannot be read: ImportError: Failed to import no_such_package$',
+            "bad.py cannot be read: ModuleNotFoundError: No module named 'no_such_package'$",
+        ),
+        (
+            "custom_imports = dict(imports=['needs_more'])",
+            r"bad.py cannot be read: ModuleNotFoundError: .* 'no_such_package' \(.*needs_more.py, line 1\)",
         ),
     ],
 )
 def test_unreadable_config(tmp_path, text, sentence):
     (tmp_path / 'broken.py').write_text('x = (')
+    (tmp_path / 'needs_more.py').write_text('import no_such_package')
     (tmp_path / 'undefined.py').write_text('x = 1\nx = y')
     if text is not None:
         (tmp_path / 'bad.py').write_text(text)

@@ -234,6 +234,12 @@ def test_sync_bn_of_a_model_becomes_bn_on_the_cpu(monkeypatch):
     assert wrapped(torch.randn(2, 3, 5, 5)).std() > 0
 
 
+def test_config_without_training_on_the_cpu():
+    cfg = Config(dict(launcher='pytorch', optim_wrapper=None, model_wrapper_cfg=None))
+    adapt_to_cpu(cfg)
+    assert cfg.optim_wrapper is None and cfg.model_wrapper_cfg.device_ids is None
+
+
 def test_settings_of_ddp_are_kept_on_the_cpu():
     cfg = Config(dict(launcher='pytorch', find_unused_parameters=True, model_wrapper_cfg=dict(broadcast_buffers=True)))
     adapt_to_cpu(cfg)

@@ -34,7 +34,7 @@ _SHARE: _Rule = (lambda x: 0 <= x < 1, 'at least 0 and below 1')
 _POSITIVE: _Rule = (lambda x: 0 < x < math.inf, 'a number above 0')
 _RULES: dict[str, _Rule] = {
     'drop_path_rate': _SHARE,
-    'clip_grad.max_norm': _POSITIVE,
+    'clip_grad.max_norm': (lambda x: x > 0, 'a number above 0'),  # inf only logs the norm
     'clip_grad.clip_value': _POSITIVE,
     'data_preprocessor.mean': (math.isfinite, 'finite'),
     'data_preprocessor.std': _POSITIVE,
@@ -152,8 +152,10 @@ def _reading_problem(error: Exception) -> str:
         return f'syntax error at `{(error.text or "").strip()}`, {line} ({error.msg})'
     if '_get_package_and_cfg_path' in str(error):
         return 'a _base_ with `::` works for a few packages of OpenMMLab only, use a relative path'
-    reason = error.__cause__ or error  # mmengine's ImportError lists sys.path, its cause names the module
-    code = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == '<module>']
+    reason = error.__cause__ or error  # mmengine's ImportError lists sys.path, its cause names the module,
+    if isinstance(reason, ImportError):
+        reason = reason.__context__ or reason  # and the context of that what is missing
+    code = [frame for frame in traceback.extract_tb(reason.__traceback__) if frame.name == '<module>']
     where = f' ({code[-1].filename}, line {code[-1].lineno})' if code else ''
     return f'{type(reason).__name__}: {error_text(reason)}{where}'
 

@@ -42,13 +42,13 @@ def check_launcher(launcher: str) -> None:
 def adapt_to_cpu(cfg: Config) -> None:
     """Replace the settings of a config that need a GPU: nccl, SyncBN, mmengine's AMP and the device ids of DDP."""
     cfg.merge_from_dict(dict(env_cfg=dict(dist_cfg=dict(backend='gloo')), sync_bn=None))
-    if type_name(cfg.get('optim_wrapper', {})) == 'AmpOptimWrapper':
+    if type_name(cfg.get('optim_wrapper') or {}) == 'AmpOptimWrapper':
         cfg.optim_wrapper.type = 'mmvittm.Bf16OptimWrapper'
     if cfg.launcher != 'none' and 'strategy' not in cfg:
         # mmengine reads find_unused_parameters only where there is no model_wrapper_cfg
         find_unused = cfg.get('find_unused_parameters', False)
         defaults = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=find_unused)
-        cfg.model_wrapper_cfg = {**defaults, **cfg.get('model_wrapper_cfg', {})}
+        cfg.model_wrapper_cfg = {**defaults, **(cfg.get('model_wrapper_cfg') or {})}
 
 
 def init_cpu_process_group(cfg: Config) -> None:
