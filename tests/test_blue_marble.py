@@ -435,7 +435,7 @@ def baseline():
 
 def test_features_are_colour_and_box_means(baseline):
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    x = baseline.features(image).reshape(40, 50, 3, 3)
+    x = baseline.features(dict(img=image)).reshape(40, 50, 3, 3)
     np.testing.assert_array_equal(x[:, :, 0], image)
     np.testing.assert_allclose(x[20, 25, 1], image[16:25, 21:30].mean((0, 1)), rtol=1e-5)
     np.testing.assert_allclose(x[20, 25, 2], image[4:37, 9:42].mean((0, 1)), rtol=1e-5)
@@ -443,8 +443,9 @@ def test_features_are_colour_and_box_means(baseline):
 
 def test_latitude_of_a_tile(baseline):
     image = np.random.default_rng(0).integers(0, 256, (300, 4, 3), np.uint8)
-    x = baseline.with_latitude(dict(img=image, img_path='somewhere/r8_c03.png')).reshape(300, 4, 10)
-    np.testing.assert_array_equal(x[..., :9].reshape(-1, 9), baseline.features(image))
+    item = dict(img=image, img_path='somewhere/r8_c03.png')
+    x = baseline.features(item, latitude=True).reshape(300, 4, 10)
+    np.testing.assert_array_equal(x[..., :9].reshape(-1, 9), baseline.features(item))
     np.testing.assert_allclose(x[[0, 149, -1], :, 9].T, [[-70 - 1 / 30, -80 + 1 / 30, -90 + 1 / 30]] * 4, rtol=1e-6)
 
 

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -51,31 +50,21 @@ def load(data_root: Path, fold: int, held_out: bool) -> BlueMarbleDataset:
     )
 
 
-def features(image: np.ndarray) -> np.ndarray:
-    """Compute the colour of each pixel and of the boxes around it, float32 of shape (H * W, 9)."""
-    image = image.astype(np.float32)
+def features(item: dict, latitude: bool = False) -> np.ndarray:
+    """Compute the colour of each pixel and of the boxes around it, and its latitude in degrees: (H * W, 9 or 10)."""
+    image = item['img'].astype(np.float32)
     maps = [image, *(cv2.blur(image, (size, size)) for size in BOX_SIZES)]
-    return np.concatenate(maps, axis=-1).reshape(-1, 3 * len(maps))
-
-
-def with_latitude(item: dict) -> np.ndarray:
-    """Compute the features of a tile, and the latitude of each pixel in degrees: float32 of shape (H * W, 10)."""
-    height, width = item['img'].shape[:2]
-    row = int(Path(item['img_path']).stem[1:].partition('_')[0])  # r{row}_c{column:02d}.png
-    latitude = 90 - (row * height + np.arange(height) + 0.5) * DEGREES_PER_PIXEL
-    return np.column_stack([features(item['img']), np.repeat(latitude.astype(np.float32), width)])
-
-
-def without_latitude(item: dict) -> np.ndarray:
-    """Compute the features of a tile."""
-    return features(item['img'])
-
-
-Features = Callable[[dict], np.ndarray]
+    if latitude:
+        height, width = image.shape[:2]
+        row = int(Path(item['img_path']).stem[1:].partition('_')[0])  # r{row}_c{column:02d}.png
+        degrees = np.float32(90 - (row * height + np.arange(height) + 0.5) * DEGREES_PER_PIXEL)
+        maps.append(np.broadcast_to(degrees[:, None, None], (height, width, 1)))
+    maps = np.concatenate(maps, axis=-1)
+    return maps.reshape(-1, maps.shape[-1])
 
 
 def sample(
-    dataset: BlueMarbleDataset, num_pixels: int, rng: np.random.Generator, compute: Features = without_latitude
+    dataset: BlueMarbleDataset, num_pixels: int, rng: np.random.Generator, latitude: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw labelled pixels, equally many from each image, and return their features and labels."""
     drawn = []
@@ -83,7 +72,7 @@ def sample(
         labels = item['gt_seg_map'].ravel()
         labelled = np.flatnonzero(labels != dataset.ignore_index)
         pixels = rng.choice(labelled, min(len(labelled), max(1, num_pixels // len(dataset))), replace=False)
-        drawn.append((compute(item)[pixels], labels[pixels]))
+        drawn.append((features(item, latitude)[pixels], labels[pixels]))
     x, y = zip(*drawn, strict=True)
     return np.concatenate(x), np.concatenate(y)
 
@@ -98,12 +87,12 @@ def fit(x: np.ndarray, y: np.ndarray, iterations: int, seed: int) -> HistGradien
 
 
 def evaluate(
-    model: HistGradientBoostingClassifier, dataset: BlueMarbleDataset, compute: Features = without_latitude
+    model: HistGradientBoostingClassifier, dataset: BlueMarbleDataset, latitude: bool = False
 ) -> dict[str, np.ndarray]:
     """Compute ``aAcc``, and ``IoU`` and ``Acc`` of each class, in percent over all labelled pixels."""
     areas = []
     for item in track(dataset, 'Evaluating', console=Console(stderr=True)):
-        predicted = torch.from_numpy(model.predict(compute(item)))
+        predicted = torch.from_numpy(model.predict(features(item, latitude)))
         labels = torch.from_numpy(item['gt_seg_map'].ravel())
         areas.append(IoUMetric.intersect_and_union(predicted, labels, len(CLASSES), dataset.ignore_index))
     totals = [sum(area) for area in zip(*areas, strict=True)]
@@ -154,14 +143,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     training, held_out = (load(args.data_root, args.fold, side) for side in (False, True))
-    compute = with_latitude if args.latitude else without_latitude
     console = Console()
     with atomic_path(args.out) if args.out else nullcontext() as out:
         start = time.perf_counter()
-        x, y = sample(training, args.pixels, np.random.default_rng(args.seed), compute)
+        x, y = sample(training, args.pixels, np.random.default_rng(args.seed), args.latitude)
         model = fit(x, y, args.iterations, args.seed)
         fitted = time.perf_counter()
-        metrics = evaluate(model, held_out, compute)
+        metrics = evaluate(model, held_out, args.latitude)
         seconds = dict(fit=round(fitted - start, 1), evaluate=round(time.perf_counter() - fitted, 1))
         console.print(report(metrics))
         console.print(f'{len(y)} training pixels; sampled and fitted in {seconds["fit"]} s', end='')
