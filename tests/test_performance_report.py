@@ -73,6 +73,7 @@ def test_table_shows_the_numbers_of_the_results(checkout, monkeypatch):
     frame = pd.read_csv(RESULTS)
     changed = frame['measurement'].eq('upernet-fp32') & frame['config'].str.contains('vittm')
     frame.loc[changed, ['time_ms.median', 'speed_ratio.median']] = [1000.4, 2.997]
+    frame.loc[changed, 'date'] = '2027-01-01'
     frame.to_csv('changed.csv', index=False)
     run_here(monkeypatch, '--render', 'changed.csv')
     readme = (checkout / 'README.md').read_text()
@@ -80,6 +81,7 @@ def test_table_shows_the_numbers_of_the_results(checkout, monkeypatch):
     assert line.count(' 3.00× |') == changed.sum()
     page = (checkout / 'docs/performance.md').read_text()
     assert '| torch fp32 | ViTTM-B 28/28 | 107.9 | 1000 | 3.00 |' in page
+    assert '; mmvittm 0.2.0, 2026-11-26 and 2027-01-01; ' in page
     around = re.compile('<!-- begin generated -->.*<!-- end generated -->', re.DOTALL)
     assert around.split(readme) == around.split((ROOT / 'README.md').read_text())
 

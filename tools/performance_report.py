@@ -159,7 +159,8 @@ def main() -> None:
     frame = displayed(frame).assign(title=titles, model=frame['config'].map(MODELS))
     shown = frame.dropna(subset=['title', 'model'])
     draw(frame, shown, DOC.parent / 'images')
-    origin = 'Measured on {machine}; mmvittm {version}, {date}'.format(**frame.iloc[0])
+    machines, versions, dates = (' and '.join(sorted(shown[name].unique())) for name in ('machine', 'version', 'date'))
+    origin = f'Measured on {machines}; mmvittm {versions}, {dates}'
     relative = os.path.relpath(source, DOC.parent)
     write_section(DOC, f'\n{markdown(cells(shown, TABLE))}\n\n{origin}; [{source.name}]({relative}).\n')
     # PyPI shows the README without the repository around it
