@@ -34,4 +34,4 @@ MEMORY_BLOCKS = _Registry('memory block', locations=['mmvittm.models'])
 def type_name(node: Mapping, key: str = 'type') -> str:
     """Return the name of a config's type, which may be a string or, in mmengine's Python style, a class; '' if none."""
     kind = node.get(key) or ''
-    return kind if isinstance(kind, str) else kind.__name__
+    return kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))

@@ -237,6 +237,8 @@ def test_overwrite_replaces_a_damaged_folder(convert, tmp_path):
     convert(out)
     whole = sorted(out.rglob('*.png'))
     whole[0].unlink()
+    with pytest.raises(UserError, match=r'not a complete.*--overwrite'):
+        convert(out)
     convert(out, '--overwrite')
     assert sorted(out.rglob('*.png')) == whole
     assert [path.name for path in tmp_path.iterdir()] == ['out']

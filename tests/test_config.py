@@ -52,6 +52,10 @@ def test_load_config_follows_bases_and_overrides(tmp_path):
         ("_base_ = 'mmseg::fcn.py'", 'bad.py cannot be read: .*use a relative path$'),
         ('import no_such_package', 'bad.py cannot be read: .*no_such_package'),
         (
+            'try:\n    import no_such_package\nexcept ImportError:\n    raise ImportError("install it")',
+            r'bad.py cannot be read: ImportError: install it \(',
+        ),
+        (
             "custom_imports = dict(imports=['no_such_package'])",
             "bad.py cannot be read: ModuleNotFoundError: No module named 'no_such_package'$",
         ),

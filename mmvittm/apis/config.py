@@ -152,9 +152,10 @@ def _reading_problem(error: Exception) -> str:
         return f'syntax error at `{(error.text or "").strip()}`, {line} ({error.msg})'
     if '_get_package_and_cfg_path' in str(error):
         return 'a _base_ with `::` works for a few packages of OpenMMLab only, use a relative path'
-    reason = error.__cause__ or error  # mmengine's ImportError lists sys.path, its cause names the module,
-    if isinstance(reason, ImportError):
-        reason = reason.__context__ or reason  # and the context of that what is missing
+    reason = error.__cause__ or error
+    # of custom_imports: mmengine's error lists sys.path, its cause names the module, and the context of that what failed
+    if isinstance(error.__cause__, ImportError):
+        reason = reason.__context__ or reason
     code = [frame for frame in traceback.extract_tb(reason.__traceback__) if frame.name == '<module>']
     where = f' ({code[-1].filename}, line {code[-1].lineno})' if code else ''
     return f'{type(reason).__name__}: {error_text(reason)}{where}'

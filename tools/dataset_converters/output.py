@@ -35,8 +35,15 @@ def is_there(out: Path, kind: str, marker: str, *others: str) -> bool:
 
 
 def is_kept(args: argparse.Namespace, kind: str, marker: str, *others: str) -> bool:
-    """Return True, and say so, if the output folder is there and is not to be replaced."""
-    kept = is_there(args.out_dir, kind, marker, *others) and not args.overwrite
-    if kept:
-        print(f'{args.out_dir} is already there; pass --overwrite to build it again.')
-    return kept
+    """Return True, and say so, if the output folder is there and is not to be replaced.
+
+    Raises:
+        UserError: If ``out_dir`` holds anything else, or lacks images or label maps and is not to be replaced.
+    """
+    if not is_there(args.out_dir, kind, marker, *others) or args.overwrite:
+        return False
+    images, maps = ({path.name for path in (args.out_dir / name).rglob('*.png')} for name in ('images', 'annotations'))
+    if images != maps:
+        raise UserError(f'{args.out_dir} is not a complete {kind}: pass --overwrite to replace it')
+    print(f'{args.out_dir} is already there; pass --overwrite to build it again.')
+    return True
