@@ -153,7 +153,7 @@ def _reading_problem(error: Exception) -> str:
     if '_get_package_and_cfg_path' in str(error):
         return 'a _base_ with `::` works for a few packages of OpenMMLab only, use a relative path'
     reason = error.__cause__ or error
-    # of custom_imports: mmengine's error lists sys.path, its cause names the module, and the cause's context what failed
+    # custom_imports: mmengine's error lists sys.path, its cause names the module, and the cause's context what failed
     if isinstance(error.__cause__, ImportError):
         reason = reason.__context__ or reason
     code = [frame for frame in traceback.extract_tb(reason.__traceback__) if frame.name == '<module>']
