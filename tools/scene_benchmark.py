@@ -1,8 +1,9 @@
 """Measure time and memory of scenes of growing size, and write the table and the plot of docs/high-resolution.md.
 
 scene_benchmark.yaml lists the rows, the most important first. Each row runs in its own process with limits of time and
-memory. A measured row is kept: stop and restart the tool at any time. After a row that does not finish, larger sizes
-of the same model are not tried. Times need an idle machine; memory does not (--memory-only).
+memory. A measured row is kept: stop and restart the tool at any time. With --rounds, rows are measured again after all
+others, and the table shows medians. After a row that does not finish, larger sizes of the same model are not tried.
+Times need an idle machine; memory does not (--memory-only).
 """
 
 import argparse
@@ -12,6 +13,7 @@ import resource
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -48,6 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', nargs='+', metavar='MODEL', help='models to measure (default: all)')
     parser.add_argument('--max-size', type=int, default=1 << 15, help='largest side in pixels (default: %(default)s)')
+    parser.add_argument('--rounds', type=int, default=1, help='measure each row so many times in turn (default: 1)')
     parser.add_argument('--minutes', type=float, default=np.inf, help='start no row after this time')
     parser.add_argument('--limit', type=float, default=10, help='minutes per row (default: %(default)s)')
     parser.add_argument('--memory', type=float, default=16, help='GB of data per row (default: %(default)s)')
@@ -156,12 +159,12 @@ def planned(args: argparse.Namespace) -> list[dict]:
     return [row for row in rows if not args.only or row['model'] in args.only]
 
 
-def is_settled(row: dict, frame: pd.DataFrame, memory_only: bool) -> bool:
-    """Tell whether a row is measured, or a smaller size of the same did not finish."""
+def is_settled(row: dict, frame: pd.DataFrame, memory_only: bool, rounds: int = 1) -> bool:
+    """Tell whether a row is measured in so many rounds, or it or a smaller size of the same did not finish."""
     own = frame[(frame.model == row['model']) & (frame['mode'] == row['mode'])]
     same = own[own['size'] == row['size']]
-    measured = not same.empty and (memory_only or same.status.ne('done').all() or same.seconds.notna().all())
-    return bool(measured or (own.status.ne('done') & (own['size'] < row['size'])).any())
+    measured = len(same) if memory_only else same.seconds.notna().sum()
+    return bool(measured >= rounds or (own.status.ne('done') & (own['size'] <= row['size'])).any())
 
 
 def read_results(path: Path) -> pd.DataFrame:
@@ -176,8 +179,8 @@ def measure_all(args: argparse.Namespace) -> Path:
     """Measure the rows that are missing in the results file."""
     out, start = args.out or results_path(), time.monotonic()
     frame = read_results(out) if out.is_file() else pd.DataFrame(columns=COLUMNS)
-    for row in planned(args):
-        if is_settled(row, frame, args.memory_only):
+    for done, row in product(range(args.rounds), planned(args)):
+        if is_settled(row, frame, args.memory_only, done + 1):
             continue
         if time.monotonic() - start > args.minutes * 60:
             print('The time is up; run the tool again for the other rows.')
@@ -187,7 +190,7 @@ def measure_all(args: argparse.Namespace) -> Path:
         versions = machine.get('versions', {})
         source = dict(version=versions.get('mmvittm'), torch=versions.get('torch'), date=machine.get('date'),
                       machine=machine.get('cpu'))  # fmt: skip
-        kept = frame[(frame[KEY] != [row[key] for key in KEY]).any(axis=1)]
+        kept = frame[(frame[KEY] != [row[key] for key in KEY]).any(axis=1) | frame.seconds.notna()]
         line = pd.DataFrame([row | dict(threads=args.threads) | numbers | source]).reindex(columns=COLUMNS)
         frame = line if kept.empty else pd.concat([kept, line])
         with atomic_path(out) as file:
@@ -201,11 +204,13 @@ def measure_all(args: argparse.Namespace) -> Path:
 
 
 def cell(row: pd.Series) -> str:
-    """Seconds, seconds per megapixel and peak memory, or why there are none."""
+    """Seconds and their range over rounds, seconds per megapixel and peak memory, or why there are none."""
     if row.status != 'done':
         return f'– ({row.status})'
-    times = '' if pd.isna(row.seconds) else f'{row.seconds:.3g} s, {row.seconds / megapixels(row["size"]):.2g} s/MP, '
-    return f'{times}{row.peak_gb:.2g} GB'
+    if pd.isna(row.seconds):
+        return f'{row.peak_gb:.2g} GB'
+    spread = f' ({row.fastest:.3g}–{row.slowest:.3g})' if row.fastest < row.slowest else ''
+    return f'{row.seconds:.3g} s{spread}, {row.seconds / megapixels(row["size"]):.2g} s/MP, {row.peak_gb:.2g} GB'
 
 
 def megapixels(size: int) -> float:
@@ -247,9 +252,21 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
         figure.savefig(temporary, dpi=100)
 
 
+def summarize(frame: pd.DataFrame) -> pd.DataFrame:
+    """Reduce the rounds of each row to one line: median and range of the seconds, the largest peak."""
+    return frame.groupby(KEY, sort=False, as_index=False).agg(
+        status=('status', 'first'),
+        seconds=('seconds', 'median'),
+        fastest=('seconds', 'min'),
+        slowest=('seconds', 'max'),
+        peak_gb=('peak_gb', 'max'),
+        threads=('threads', 'max'),
+    )
+
+
 def render(source: Path, doc: Path) -> None:
     """Write the plot, and the table between the markers of the page."""
-    frame = read_results(source)
+    frame = summarize(read_results(source))
     draw(frame, doc.parent / 'images' / 'scenes.png')
     relative = os.path.relpath(source, doc.parent)
     origin = f'From [{source.name}]({relative}), {frame.threads.max()} OpenMP threads at most.'
