@@ -4,6 +4,7 @@ import argparse
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 
 import pandas as pd
@@ -53,9 +54,10 @@ def studies() -> Iterator[tuple[dict, Path]]:
 def accuracies() -> dict[str, str]:
     """Return the mean of each config that has one, with its 95 % interval, for each length of training.
 
-    A study that has not trained the config on all its folds or seeds counts only where there is no other.
+    A study that has not trained the config on all its folds or seeds counts only where there is no other. Of several,
+    the one with the most runs counts.
     """
-    found: dict[str, dict[tuple[bool, int], str]] = defaultdict(dict)
+    found: dict[str, dict[tuple[bool, int], tuple[int, str]]] = defaultdict(dict)
     for study, folder in studies():
         if not (folder / 'runs.csv').is_file():
             continue
@@ -77,9 +79,10 @@ def accuracies() -> dict[str, str]:
             name, unit = ('', 'step') if metric == 'mIoU' else (' % top-1', 'epoch')
             length = own.length.max()
             text = f'{own[metric].mean():.1f}{name} ({error}, {length} {unit}{"" if length == 1 else "s"})'
-            found[config].setdefault((complete, own.length.max()), text)
+            known = found[config].get((complete, length), (0, ''))
+            found[config][complete, length] = max(known, (len(own), text), key=itemgetter(0))
     return {
-        config: '; '.join(text for (complete, _), text in sorted(texts.items()) if complete == max(texts)[0])
+        config: '; '.join(text for (complete, _), (_, text) in sorted(texts.items()) if complete == max(texts)[0])
         for config, texts in found.items()
     }
 

@@ -165,7 +165,8 @@ def plot_ratios(frame: pd.DataFrame, axes: Axes, labels: Sequence[str] | None = 
 
 
 def _label(row: dict | pd.Series) -> str:
-    return f'{Path(row["config"]).stem}, {row["mode"]}'
+    name = row['config']  # a file, or a model's name such as ViT-B/16
+    return f'{Path(name).stem if name.endswith(".py") else name}, {row["mode"]}'
 
 
 def write_plots(frame: pd.DataFrame, folder: Path) -> Iterator[Path]:
