@@ -1,6 +1,7 @@
 """Segmentation of scenes in parts: the numbers of the whole, files read and written in windows, and bad input."""
 
 import hashlib
+import re
 from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 
@@ -134,6 +135,18 @@ def test_windows_equal_the_whole(options, size):
     logits, windows = streamed_logits(net, image, chunk=400)
     assert windows > 1 or size == (32, 48)
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize('cells', [dict(type='PooledTokens', grid=4), dict(type='PooledCells', rows=4)])
+@pytest.mark.parametrize('size', [(101, 75), (40, 90), (4, 4)])
+def test_regions_name_a_size_that_works(cells, size):
+    scene_model = SceneModel(model(rw_region=(4, 2), process_embed=cells))
+    with pytest.raises(UserError, match='choose another rw_region, or images of another size') as raised:
+        Scene(scene_model, ArrayRaster(photograph(*size)))
+    named = re.search(r', such as (\d+)×(\d+) pixels$', str(raised.value))
+    assert (named is None) == (size == (4, 4))  # nothing is near a single patch
+    if named:
+        Scene(scene_model, ArrayRaster(photograph(*map(int, named.groups()))))
 
 
 @pytest.mark.parametrize('divisor', [None, 3, 32])
@@ -691,6 +704,11 @@ def test_three_lines_of_python(files, scene_tif, tmp_path):
 def test_damaged_shipped_model(files, name, problem):
     with pytest.raises(UserError, match=problem):
         load_shipped_model(shipped(files, name))
+
+
+def test_missing_shipped_model(tmp_path):
+    with pytest.raises(UserError, match=r'folder not found: .*earth; weights/ is in the repository'):
+        load_shipped_model(tmp_path / 'earth')
 
 
 def test_a_classifier_is_no_segmentor(tmp_path):

@@ -41,6 +41,8 @@ def load_shipped_model(folder: str | Path) -> EncoderDecoder:
         UserError: If the folder does not hold one such file, or the file has another hash.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f'folder not found: {folder}; weights/ is in the repository, not in the installed package')
     files = [path for path in folder.glob('*.safetensors') if re.search(r'-[0-9a-f]{8}$', path.stem)]
     if len(files) != 1:
         raise UserError(f'{folder} holds {len(files)} files NAME-HASH.safetensors: give a folder of weights/ with one')

@@ -61,7 +61,7 @@ class Raster:
         if dataset.count != 3 or types != 'uint8':
             raise UserError(
                 f'image {path} has {dataset.count} bands of {types}, and 3 of uint8 are needed: '
-                'choose bands with `rio stack --bidx 1,2,3`, change the type with `rio convert --dtype uint8`'
+                'convert it with `gdal_translate -b 1 -b 2 -b 3`, another type with `-ot Byte -scale 0 MAX 0 255`'
             )
         if dataset.tags().get('EXIF_Orientation', '1') != '1':
             raise UserError(

@@ -8,6 +8,7 @@ recomputes the maps of any window from its pixels and decodes them. The state be
 
 import itertools
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from math import prod
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models import PatchTokens, ViTTM
-from ..models.streams import Grids, merge_regions, split_regions, tokens_to_map
+from ..models.streams import Grid, Grids, merge_regions, split_regions, tokens_to_map
 from ..weights.patch_resize import resize_matrix
 from .inputs import padded_size, read_normalized, track
 from .locality import measure_locality
@@ -57,6 +58,25 @@ class SceneModel:
     def decode(self, maps: tuple[Tensor, ...]) -> Tensor:
         """Run neck and decode head on maps ``(1, C, H, W)``; return logits ``(1, K, h, w)``."""
         return _decode(self.decoder, maps)
+
+    def divide(self, grid: Grid) -> tuple[Grid, Grid]:
+        """Return the process grid of a grid of memory tokens, and how many regions both have.
+
+        Raises:
+            UserError: If ``rw_region`` does not divide them.
+        """
+        process_grid = self.backbone.process_embed.grid_for(grid)
+        return process_grid, self.backbone.regions_of(Grids(process_grid, grid))
+
+    def nearest_size(self, grid: Grid) -> tuple[int, int] | None:
+        """Return height and width in pixels of the nearest grid that ``rw_region`` divides; None if none is near."""
+        for distance in range(1, max(grid)):
+            steps = itertools.product(range(-distance, distance + 1), repeat=2)
+            for rows, columns in ((grid[0] + a, grid[1] + b) for a, b in steps if distance in (abs(a), abs(b))):
+                with suppress(UserError):
+                    if min(rows, columns) > 0 and self.divide((rows, columns)):
+                        return rows * self.patch[0], columns * self.patch[1]
+        return None
 
     @property
     def bytes_per_token(self) -> int:
@@ -145,8 +165,11 @@ class Scene:
             )
         self.padded = padded_size(model.model, raster)
         self.grid = tuple(-(-side // step) for side, step in zip(self.padded, patch, strict=True))
-        self.process_grid = model.backbone.process_embed.grid_for(self.grid)
-        self.regions = model.backbone.regions_of(Grids(self.process_grid, self.grid))
+        try:
+            self.process_grid, self.regions = model.divide(self.grid)
+        except UserError as error:
+            size = model.nearest_size(self.grid)
+            raise UserError(f'{error}, such as {size[0]}×{size[1]} pixels' if size else str(error)) from error
         embed = model.backbone.memory_embed
         self._positions = embed.pos_embed.detach().unflatten(1, embed.grid)[0]
         self._resample = [
