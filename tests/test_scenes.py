@@ -22,8 +22,8 @@ from mmvittm.errors import UserError
 from mmvittm.scenes import load_shipped_model, predict_scene
 from mmvittm.scenes.locality import measure_locality
 from mmvittm.scenes.models import load_segmentor
-from mmvittm.scenes.rasters import Window, open_raster, write_labels
-from mmvittm.scenes.whole import Scene, SceneModel, bilinear
+from mmvittm.scenes.rasters import CACHE, Window, open_raster, write_labels
+from mmvittm.scenes.whole import DEFAULT_CHUNK, Scene, SceneModel, bilinear
 from mmvittm.weights.saving import serialize
 
 rasterio = pytest.importorskip('rasterio')
@@ -152,15 +152,17 @@ def test_regions_name_a_size_that_works(cells, size):
 @pytest.mark.parametrize('divisor', [None, 3, 32])
 def test_other_paddings_than_whole_patches(divisor):
     net, image = model(divisor=divisor), photograph(101, 70)
+    net.data_preprocessor.pad_val = 2.0  # the backbone pads to whole patches with zeros
     expected, _ = whole_logits(net, image)
     logits, _ = streamed_logits(net, image, chunk=150)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_process_tokens_are_those_of_the_backbone():
+@pytest.mark.parametrize('chunk', [50, 20])  # two rows of tokens, and less than one
+def test_process_tokens_are_those_of_the_backbone(chunk):
     net, image = model(stream='concat', outputs=4), photograph(64, 96)
     with torch.inference_mode():
-        scene = Scene(SceneModel(net), ArrayRaster(image), chunk=50)
+        scene = Scene(SceneModel(net), ArrayRaster(image), chunk)
         inputs = torch.from_numpy(image.transpose(2, 0, 1).copy())
         pixels = (inputs - net.data_preprocessor.mean) / net.data_preprocessor.std
         maps = scene.maps(range(16), range(24))
@@ -191,6 +193,8 @@ def test_the_halo_is_needed_and_enough():
         ([torch.nn.MaxPool2d(2), torch.nn.Upsample(scale_factor=2)], (1, 2, 0)),
         ([torch.nn.MaxPool2d(4), torch.nn.Conv2d(2, 2, 3, padding=1), torch.nn.Upsample(scale_factor=4)], (1, 4, 4)),
         ([torch.nn.MaxPool2d(2), torch.nn.Upsample(scale_factor=2), torch.nn.Conv2d(2, 2, 3, padding=1)], (1, 2, 2)),
+        ([torch.nn.MaxPool2d(8), torch.nn.Upsample(scale_factor=8)], (1, 8, 0)),
+        ([torch.nn.MaxPool2d(16), torch.nn.Upsample(scale_factor=16)], (1, 16, 0)),
     ],
     ids=[
         'pointwise',
@@ -200,6 +204,8 @@ def test_the_halo_is_needed_and_enough():
         'pooled',
         'pooled convolution',
         'less than align',
+        'pooled by eight',
+        'pooled by sixteen',
     ],
 )
 def test_locality(layers, expected):
@@ -275,14 +281,21 @@ def scene_tif(tmp_path):
     return path
 
 
-@pytest.mark.parametrize('suffix', ['.tif', '.TIFF', '.png'])
+LABEL_TIFF = dict(driver='GTiff', tiled=True, blockxsize=256, blockysize=256, compress='deflate', dtype='uint8')
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'profile'),
+    [('.tif', LABEL_TIFF), ('.TIFF', LABEL_TIFF), ('.png', dict(driver='PNG')), ('.PNG', dict(driver='PNG'))],
+)
 @pytest.mark.parametrize('memory', [None, 269.7e6])
-def test_files_hold_the_labels_of_the_whole(scene_tif, tmp_path, suffix, memory):
+def test_files_hold_the_labels_of_the_whole(scene_tif, tmp_path, suffix, profile, memory):
     net, out = model(), tmp_path / f'labels{suffix}'
     predict_scene(net, scene_tif, out, PALETTE, memory=memory)
     with rasterio.open(out) as file:
         labels, colours = file.read(1), file.colormap(1)
-        if suffix != '.png':
+        assert profile.items() <= file.profile.items()
+        if suffix.lower() != '.png':
             with rasterio.open(scene_tif) as scene:
                 assert (file.crs, file.transform) == (scene.crs, scene.transform)
     _, expected = whole_logits(net, photograph(120, 200))
@@ -333,26 +346,39 @@ def test_preview_is_painted(tmp_path, monkeypatch):
     assert np.abs(preview - expected).max() <= 1
 
 
+def test_preview_of_a_strip(tmp_path, monkeypatch):
+    """Narrower than what a pixel of the preview covers."""
+    monkeypatch.setattr('mmvittm.scenes.predict.PREVIEW_SIDE', 50)
+    path = png(tmp_path / 'scene.png', photograph(4, 300))
+    predict_scene(model(), path, tmp_path / 'labels.png', PALETTE, preview=tmp_path / 'preview.png')
+    assert Image.open(tmp_path / 'preview.png').size == (50, 1)
+
+
 def blocks(image, side):
     """Means of square blocks of pixels."""
     return image.reshape(image.shape[0] // side, side, image.shape[1] // side, side, 3).mean((1, 3))
 
 
-@pytest.mark.parametrize('memory', [None, 270e6])  # in one window and in several
-def test_reduced_image(scene_tif, tmp_path, memory):
+@pytest.mark.parametrize(('memory', 'reduce'), [(None, 2), (270e6, 2), (None, 7)])  # in several windows; with a rest
+def test_reduced_image(scene_tif, tmp_path, memory, reduce):
     net = model()
-    predict_scene(net, scene_tif, tmp_path / 'labels.tif', PALETTE, memory=memory, reduce=2)
-    reduced = (blocks(photograph(120, 200), 2) + 0.5).astype(np.uint8)  # rounds half up, as GDAL does
+    predict_scene(net, scene_tif, tmp_path / 'labels.tif', PALETTE, memory=memory, reduce=reduce)
+    image = photograph(120, 200)[: 120 // reduce * reduce, : 200 // reduce * reduce]
+    reduced = (blocks(image, reduce) + 0.5).astype(np.uint8)  # rounds half up, as GDAL does
     _, expected = whole_logits(net, reduced)
     with rasterio.open(tmp_path / 'labels.tif') as file, rasterio.open(scene_tif) as scene:
         assert (file.read(1) == expected).mean() > 0.999
-        assert file.bounds == scene.bounds
-        assert file.res == (scene.res[0] * 2, scene.res[1] * 2)
+        assert (file.bounds.left, file.bounds.top) == (scene.bounds.left, scene.bounds.top)
+        assert file.res == (scene.res[0] * reduce, scene.res[1] * reduce)
 
 
-def test_reduced_to_nothing(scene_tif, tmp_path):
-    with pytest.raises(UserError, match='has no 150×150 pixels to reduce to one'):
-        predict_scene(model(), scene_tif, tmp_path / 'labels.tif', PALETTE, reduce=150)
+@pytest.mark.parametrize(
+    ('reduce', 'problem'),
+    [(150, 'has no 150×150 pixels to reduce to one'), (0, 'reduce must be a whole number above 0, not 0')],
+)
+def test_reduced_to_nothing(scene_tif, tmp_path, reduce, problem):
+    with pytest.raises(UserError, match=problem):
+        predict_scene(model(), scene_tif, tmp_path / 'labels.tif', PALETTE, reduce=reduce)
 
 
 # Failures
@@ -367,6 +393,13 @@ def write_tif(path, bands=3, dtype='uint8', size=64):
 
 def truncated(path):
     path.write_bytes(path.read_bytes()[:-2000])
+    return path
+
+
+def zeroed(path):
+    data = bytearray(path.read_bytes())
+    data[-300:-2] = bytes(298)
+    path.write_bytes(data)
     return path
 
 
@@ -391,8 +424,10 @@ BAD_IMAGES = {
     '16-bit PNG': (lambda tmp: png(tmp / 'a.png', np.zeros((64, 64), np.uint16)), 'has 1 bands of uint16'),
     'truncated TIFF': (lambda tmp: truncated(write_tif(tmp / 'a.tif')), 'is damaged, or not an image'),
     'truncated PNG': (lambda tmp: truncated(png(tmp / 'a.png', photograph(64, 64))), 'is damaged, or not an image'),
+    'zeros in a JPEG': (lambda tmp: zeroed(png(tmp / 'a.jpg', photograph(64, 64))), 'is damaged, or not an image'),
     'turned by EXIF': (lambda tmp: turned(tmp / 'a.jpg', photograph(64, 96)), 'is turned by its EXIF orientation'),
     'smaller than a patch': (lambda tmp: png(tmp / 'a.png', photograph(3, 64)), 'smaller than a patch of 4×4'),
+    'narrower than a patch': (lambda tmp: png(tmp / 'a.png', photograph(64, 3)), 'smaller than a patch of 4×4'),
 }
 
 
@@ -407,7 +442,7 @@ def test_bad_image(tmp_path, make, problem):
 
 
 def test_a_png_named_tif(tmp_path):
-    path = png(tmp_path / 'a.png', photograph(9, 9)).rename(tmp_path / 'a.tif')
+    path = png(tmp_path / 'a.png', photograph(9, 9)).rename(tmp_path / 'a.TIF')
     predict_scene(model(), path, tmp_path / 'labels.png', PALETTE)
     _, expected = whole_logits(model(), photograph(9, 9))
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'labels.png')), expected)
@@ -441,7 +476,11 @@ def test_windows_stay_within_the_chunk():
 def test_what_is_held_all_the_time_leaves_less_for_a_chunk():
     scene_model = SceneModel(model())
     chunk = scene_model.chunk_within(2e7, (768, 768), resident=0)
-    assert scene_model.chunk_within(2e7 + 1e9, (768, 768), resident=10**9) == chunk < 80**2
+    assert scene_model.chunk_within(2e7 + 1e9, (768, 768), resident=10**9) == chunk < DEFAULT_CHUNK
+    assert scene_model.state_bytes((101, 75)) == 4 * 26 * 19 * 16, 'bytes of a float, rows, columns, channels'
+    more = scene_model.state_bytes((7680, 768)) - scene_model.state_bytes((768, 768))
+    assert scene_model.chunk_within(2e7 + more, (7680, 768), resident=0) == chunk
+    assert scene_model.chunk_within(1e12, (768, 768), resident=0) == DEFAULT_CHUNK
 
 
 def test_head_that_does_not_upscale():
@@ -482,7 +521,8 @@ def test_bad_model(options, problem):
     ('channels', 'mode', 'problem'),
     [
         (1, 'whole', 'one logit for two classes is not supported'),
-        (300, 'whole', 'cannot hold 300 classes'),
+        (257, 'whole', 'cannot hold 257 classes'),
+        (256, 'whole', 'image not found: a.png'),
         (3, 'tiles', "unknown mode 'tiles'"),
     ],
 )
@@ -508,8 +548,8 @@ def test_crops_without_gaps(tmp_path):
 def test_paths_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     png(tmp_path / 'a.png', photograph(64, 64))
-    predict_scene(model(), '~/a.png', '~/labels.png', PALETTE, preview='~/preview.png')
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png', 'labels.png', 'preview.png']
+    predict_scene(model(), '~/a.png', '~/labels.png', PALETTE, preview='~/preview.JPG')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png', 'labels.png', 'preview.JPG']
 
 
 def test_another_backbone_can_slide_only(tmp_path):
@@ -525,6 +565,16 @@ def test_too_little_memory(tmp_path):
         predict_scene(model(), path, tmp_path / 'labels.png', PALETTE, memory=1e5)
 
 
+def test_the_memory_that_is_asked_for_suffices():
+    """It is rounded up to two digits."""
+    scene_model = SceneModel(model())
+    for side in range(200, 2000, 100):
+        with pytest.raises(UserError, match='more than the memory limit') as stopped:
+            scene_model.chunk_within(1e5, (side, side), CACHE)
+        needed = float(re.search(r'needs (\S+) GB', str(stopped.value))[1])
+        scene_model.chunk_within(1e9 * needed, (side, side), CACHE)
+
+
 @pytest.mark.parametrize('name', ['labels.jpg', 'labels'])
 def test_unknown_type_of_labels(tmp_path, name):
     path = png(tmp_path / 'a.png', photograph(64, 64))
@@ -537,6 +587,14 @@ def test_unknown_type_of_preview(tmp_path):
     with pytest.raises(UserError, match=r'preview .* must be one of \.png, \.jpg, \.jpeg'):
         predict_scene(model(), path, tmp_path / 'labels.png', PALETTE, preview=tmp_path / 'preview.xyz')
     assert not (tmp_path / 'labels.png').exists()
+
+
+def test_preview_that_cannot_be_written(tmp_path):
+    """It is found before the scene is segmented."""
+    path = png(tmp_path / 'a.png', photograph(64, 64))
+    with pytest.raises(UserError, match=r'cannot write .*preview\.png'):
+        predict_scene(model(), path, tmp_path / 'labels.png', PALETTE, preview=path / 'preview.png')
+    assert [file.name for file in tmp_path.iterdir()] == ['a.png']
 
 
 def test_labels_never_replace_the_image(tmp_path):

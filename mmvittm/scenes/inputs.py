@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmseg.models import EncoderDecoder
 from mmseg.structures import SegDataSample
 from rich.progress import Progress
@@ -20,16 +21,26 @@ def padded_size(model: EncoderDecoder, raster: Raster) -> tuple[int, int]:
 
 
 def read_normalized(model: EncoderDecoder, raster: Raster, window: Window) -> Tensor:
-    """Read the input ``(1, 3, height, width)`` of a window, which may reach over the image's end; that is padded."""
+    """Read the input ``(1, 3, height, width)`` of a window, which may reach over the image's end; that is padded.
+
+    The data preprocessor pads with its ``pad_val``, and a ViTTM what then lacks to whole patches, with zeros.
+    """
     preprocessor = copy.copy(model.data_preprocessor)
-    preprocessor.test_cfg = dict(size=(window.height, window.width))  # it pads to
-    height = min(window.height, raster.size[0] - window.top)
-    width = min(window.width, raster.size[1] - window.left)
-    if height <= 0 or width <= 0:
-        size = (1, 3, window.height, window.width)
-        return torch.full(size, float(preprocessor.pad_val), device=preprocessor.device)
-    image = raster.read(Window(window.top, window.left, height, width))[::-1].copy()  # BGR, as LoadImageFromFile reads
-    return preprocessor(dict(inputs=[torch.from_numpy(image)], data_samples=[SegDataSample()]), False)['inputs']
+    height, width = _within(window, padded_size(model, raster))
+    preprocessor.test_cfg = dict(size=(height, width))  # it pads to
+    rows, columns = _within(window, raster.size)
+    if rows <= 0 or columns <= 0:
+        pixels = torch.full((1, 3, height, width), float(preprocessor.pad_val), device=preprocessor.device)
+    else:
+        image = raster.read(Window(window.top, window.left, rows, columns))[::-1].copy()  # BGR, as LoadImageFromFile
+        inputs = [torch.from_numpy(image)]
+        pixels = preprocessor(dict(inputs=inputs, data_samples=[SegDataSample()]), False)['inputs']
+    return F.pad(pixels, (0, window.width - width, 0, window.height - height))
+
+
+def _within(window: Window, size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of the part of a window that lies within an image of ``size``."""
+    return min(window.height, size[0] - window.top), min(window.width, size[1] - window.left)
 
 
 def label_map(logits: Tensor) -> np.ndarray:

@@ -47,9 +47,9 @@ def measure_locality(modules: Sequence[nn.Module], decode: Decode, channels: Seq
         maps = _random_maps(channels, side)
         with torch.no_grad():
             upscale = _upscale(decode(modules, maps), side)
-            align = _align(modules, decode, maps, upscale)
-            reach = _reach(modules, decode, maps, upscale, align)
-        if reach is not None:
+            measured = _align_and_reach(modules, decode, maps, upscale)
+        if measured:
+            align, reach = measured
             return Locality(upscale, align, -(-reach // align) * align, _floats(modules, decode, channels))
     raise UserError(
         'the decode head reads the whole scene for every pixel, so it cannot decode windows: choose a convolutional '
@@ -71,30 +71,45 @@ def _upscale(logits: Tensor, side: int) -> int:
     return logits.shape[3] // side
 
 
-def _align(modules: nn.ModuleList, decode: Decode, maps: list[Tensor], upscale: int) -> int:
-    """Return the smallest shift of the maps that shifts the logits alike, as strided convolutions need."""
+def _align_and_reach(
+    modules: nn.ModuleList, decode: Decode, maps: list[Tensor], upscale: int
+) -> tuple[int, int] | None:
+    """Return the alignment, and how many tokens beyond a block of that size logits depend on it.
+
+    The alignment is the smallest shift of the maps that shifts the logits alike, as strided convolutions need. Pooling
+    often keeps its maximum, so what depends on two blocks beside each other must be shifted alike too.
+
+    Returns:
+        tuple[int, int], optional: None if the maps are too small to tell.
+    """
     side = maps[0].shape[3]
+    half = side // 2
     logits = decode(modules, maps)
-    for align in (1, 2, 4):
+    for align in (each for each in (1, 2, 4, 8, 16, 32) if 4 * each <= side):
         shifted = decode(modules, [each[..., align:] for each in maps])
-        middle = slice((side // 2 - 1) * upscale, side // 2 * upscale)
+        middle = slice((half - 1) * upscale, half * upscale)
         moved = slice(middle.start - align * upscale, middle.stop - align * upscale)
-        if torch.allclose(logits[..., middle, middle], shifted[..., middle, moved], rtol=1e-6, atol=1e-9):
-            return align
-    return 8
+        if not torch.allclose(logits[..., middle, middle], shifted[..., middle, moved], rtol=1e-6, atol=1e-9):
+            continue
+        before, reached = (
+            _depending(modules, decode, maps, upscale, range(first, first + align)) for first in (half - align, half)
+        )
+        if all(torch.equal(tokens + align, others) for tokens, others in zip(before, reached, strict=True)):
+            if any(tokens[0] == 0 or tokens[-1] == side - 1 for tokens in reached):
+                return None
+            return align, max(max(half - int(tokens[0]), int(tokens[-1]) - half - align + 1) for tokens in reached)
+    return None
 
 
-def _reach(modules: nn.ModuleList, decode: Decode, maps: list[Tensor], upscale: int, align: int) -> int | None:
-    """Return how many tokens beyond a marked block logits depend on it; None if up to the border of the maps."""
-    side = maps[0].shape[3]
-    first, last = side // 2, side // 2 + align
-    for each in maps:
-        each[..., first:last, first:last] = torch.nan
-    marked = decode(modules, maps)[0].isnan().any(0)
-    reached = [(index // upscale).unique() for index in marked.nonzero().unbind(1)]
-    if any(tokens[0] == 0 or tokens[-1] == side - 1 for tokens in reached):
-        return None
-    return max(max(first - int(tokens[0]), int(tokens[-1]) - last + 1) for tokens in reached)
+def _depending(
+    modules: nn.ModuleList, decode: Decode, maps: list[Tensor], upscale: int, block: range
+) -> tuple[Tensor, Tensor]:
+    """Return the rows and the columns of tokens whose logits depend on the tokens of a square block."""
+    marked = [each.clone() for each in maps]
+    for each in marked:
+        each[..., block.start : block.stop, block.start : block.stop] = torch.nan
+    rows, columns = decode(modules, marked)[0].isnan().any(0).nonzero().unbind(1)
+    return (rows // upscale).unique(), (columns // upscale).unique()
 
 
 def _floats(modules: nn.ModuleList, decode: Decode, channels: Sequence[int]) -> int:

@@ -105,7 +105,7 @@ class SceneModel:
         least = max(_LEAST_CHUNK, (2 * self.locality.halo + 2 * self.locality.align) ** 2)
         chunk = int((limit - fixed) // self.bytes_per_token)
         if chunk < least:
-            needed = (fixed + least * self.bytes_per_token) / 1e9
+            needed = 1.05 * (fixed + least * self.bytes_per_token) / 1e9  # more than two digits round off
             raise UserError(
                 f'a scene of {size[0]}×{size[1]} pixels needs {needed:.2g} GB, more than the memory limit of '
                 f'{limit / 1e9:.2g} GB: raise the limit, or slide over the scene'
