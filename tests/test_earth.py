@@ -279,6 +279,16 @@ def test_figure_of_the_earth(earth, tmp_path, monkeypatch):
         assert ((prediction == colour).all(2).mean() > 0.5) == (name == 'cold'), name
 
 
+@pytest.mark.parametrize('fold', [0, FOLD])
+def test_held_out_columns_are_framed(fold):
+    """Every sixth of 18 columns, on maps that are twice as wide as high."""
+    labels = np.zeros((18, 36), np.uint8)
+    figure = load_tool('earth.py').draw(np.zeros((18, 36, 3), np.uint8), labels, labels, fold)
+    for axis in figure.axes:
+        assert [patch.get_x() for patch in axis.patches] == pytest.approx([(fold + 6 * k) / 9 for k in range(3)])
+        assert {(round(patch.get_width(), 6), patch.get_height()) for patch in axis.patches} == {(round(1 / 9, 6), 1)}
+
+
 def test_figure_of_another_config(tmp_path, monkeypatch):
     config = mmvittm.configs_dir() / 'vittm' / 'vittm-t_16-32_upernet_1xb8-demo_blue-marble-256x256.py'
     with pytest.raises(UserError, match='does not train on the Earth as one scene'):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import redirect_stdout
 from itertools import product
@@ -23,6 +24,7 @@ from helpers.preloaded import run_script
 from helpers.survival import config, make_data
 from helpers.tools import load_tool
 from mmengine.config import Config
+from rich.console import Console
 from scipy import stats
 
 import mmvittm.models
@@ -388,6 +390,102 @@ def test_speed_of_each_model(study_tool, monkeypatch, tmp_path):
     ]
 
 
+def small_run(model, value, hash):
+    return SimpleNamespace(model=model, repeat=value, hash=hash, folder=None, source=f'{model}.py', length=9)
+
+
+def test_runs_of_other_settings_are_done_again(study_tool, tmp_path, monkeypatch):
+    """One of them fails, which stops no other."""
+    folder, recorded = tmp_path / 'tiny', []
+    folder.mkdir()
+    (folder / 'runs.csv').write_text('model,seed,hash,mIoU\nA,0,old,1\nB,0,new,2\n')
+
+    def train_and_test(run, *_):
+        if run.repeat == 1:
+            raise UserError('it diverged')
+        return dict(mIoU=3, minutes=1)
+
+    monkeypatch.setattr(study_tool, 'train_and_test', train_and_test)
+    monkeypatch.setattr(study_tool, 'unbuildable', lambda runs: {})
+    monkeypatch.setattr(study_tool, 'record', lambda run, *_: recorded.append((run.model, run.repeat)))
+    runs = [small_run(model, value, 'new') for value in (0, 1, 2) for model in 'AB']
+    study = dict(repeats=dict(name='seed'), metric='mIoU')
+    problems = study_tool.run_study(runs, study, folder, 1, Console(file=io.StringIO()))
+    assert recorded == [('A', 0), ('A', 2), ('B', 2)]
+    assert problems == ['A, seed 1 failed: it diverged', 'B, seed 1 failed: it diverged']
+
+
+@pytest.mark.parametrize(
+    ('line', 'sentence'),
+    [
+        ("sys.exit('error: the data is missing')", 'tool.py: the data is missing ('),
+        ('os.kill(os.getpid(), 9)', 'tool.py: killed by SIGKILL ('),
+    ],
+)
+def test_last_words_of_a_tool(study_tool, tmp_path, monkeypatch, line, sentence):
+    (tmp_path / 'tool.py').write_text(f"import os, sys\nprint('begun', *sys.argv[1:], flush=True)\n{line}")
+    monkeypatch.setattr(study_tool, 'TOOLS', tmp_path)
+    lines = []
+    with pytest.raises(UserError) as stopped:
+        study_tool.Tools().call(tmp_path / 'run', lines.append, 'tool.py', '--out', tmp_path)
+    assert str(stopped.value) == f'{sentence}{tmp_path / "run/log.txt"})'
+    assert lines[0] == f'begun --out {tmp_path}\n'
+    assert (tmp_path / 'run/log.txt').read_text() == ''.join(lines)
+
+
+def test_log_of_a_killed_and_resumed_training(study_tool, tmp_path):
+    """The killed process left half a line, and the resumed one repeats a step."""
+    logs = {'train/0/vis_data': [(1, 0.5), (2, 9), (3, 9)], 'train/1/vis_data': [(2, 0.123456), (3, 7)]}
+    for name, values in logs.items():
+        (tmp_path / name).mkdir(parents=True)
+        lines = [json.dumps({'step': step, 'norm/block_00': value, 'mIoU': value}) for step, value in values]
+        (tmp_path / name / 'scalars.json').write_text('\n'.join(lines)[:-4])
+    assert study_tool.validation_curve(tmp_path, 'mIoU') == {1: 0.5, 2: 0.123456}
+    expected = {1: {'norm/block_00': 0.5}, 2: {'norm/block_00': 0.1235}}
+    assert study_tool.training_scalars(tmp_path, ['norm', 'loss']) == expected
+
+
+def test_a_run_counts_as_done_when_all_is_written(study_tool, tmp_path, monkeypatch):
+    """A full disk in between: the old rows stay, and the run is done again."""
+    monkeypatch.setattr(study_tool, 'hardware', lambda machine: 'abacus')
+    monkeypatch.setattr(study_tool, 'describe_machine', lambda device: {})
+    monkeypatch.setattr(study_tool, 'commit_of', lambda folder: '')
+    monkeypatch.setattr(study_tool, 'validation_curve', lambda folder, metric: {5: 1.23456})
+    monkeypatch.setattr(study_tool, 'training_scalars', lambda folder, names: {5: {'loss': 2.0}})
+    study = dict(repeats=dict(name='seed'), metric='mIoU')
+    study_tool.record(small_run('A', 0, 'first'), dict(mIoU=1.23456, text='no number'), study, tmp_path)
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert before['curves.csv'] == 'model,seed,hash,step,mIoU\nA,0,first,5,1.235\n'
+    assert before['scalars.csv'] == 'model,seed,hash,step,loss\nA,0,first,5,2.0\n'
+    assert before['runs.csv'].splitlines()[1].startswith('A,0,first,A.py,9,1.235,')
+    write = pd.DataFrame.to_csv
+
+    def fill_the_disk(frame, path, **options):
+        write(frame, path, **options)
+        if 'scalars' in str(path):
+            raise OSError('No space left on device')
+
+    monkeypatch.setattr(pd.DataFrame, 'to_csv', fill_the_disk)
+    with pytest.raises(OSError, match='No space'):
+        study_tool.record(small_run('A', 1, 'second'), dict(mIoU=2), study, tmp_path)
+    after = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert [name for name in after if after[name] != before.get(name)] == ['curves.csv']
+
+
+def test_rows_of_two_processes(study_tool, tmp_path):
+    """The second waits for the first, whose rows it would lose."""
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    second = threading.Thread(target=study_tool.append_rows, args=(tmp_path / 'runs.csv', [dict(fold=1)]))
+    second.start()
+    second.join(0.2)
+    assert not (tmp_path / 'runs.csv').exists()
+    (tmp_path / 'runs.csv').write_text('fold\n0\n')
+    os.close(folder)
+    second.join()
+    assert list(pd.read_csv(tmp_path / 'runs.csv').fold) == [0, 1]
+
+
 def test_every_shipped_study_can_be_read(study_tool, tmp_path):
     paths = list(study_tool.STUDIES.glob('*.yml'))
     assert len(paths) > 10
@@ -443,15 +541,16 @@ def test_a_fold_within_a_path(study_tool, tmp_path):
 
 
 def test_tables_of_known_numbers(tmp_path):
-    """Differences 1, 2, 3: mean 2, and an interval of 2 ± 4.303 × 1 / √3."""
+    """Differences 1, 2, 6: mean 3, and an interval of 3 ± 4.303 × √(7 / 3)."""
     report = load_tool('study_report.py')
     study = dict(
         title='Known', metric='mIoU', configs=dict(A='', B=''), comparisons=[['A', 'B'], ['B', 'A']],
         repeats=dict(name='fold', values=[0, 1, 2]),
     )  # fmt: skip
-    rows = [('A', 0, 11), ('A', 1, 22), ('A', 2, 0), ('B', 0, 10), ('B', 1, 20), ('B', 2, 30), ('A', 2, 33)]
+    rows = [('A', 0, 11), ('A', 1, 22), ('A', 2, 0), ('B', 0, 10), ('B', 1, 20), ('B', 2, 30), ('A', 2, 36)]
     runs = pd.DataFrame(rows, columns=['model', 'fold', 'mIoU'])
-    runs['IoU.water'], runs['length'], runs['machine'] = 50.0, 100, 'abacus'
+    runs['length'], runs['machine'] = 100, 'abacus'
+    runs['IoU.water'] = [40.0, 50.0, 0.0, 70.0, 70.0, 70.0, 66.0]
     folder = tmp_path / 'known'
     folder.mkdir()
     runs.to_csv(folder / 'runs.csv')
@@ -465,15 +564,37 @@ def test_tables_of_known_numbers(tmp_path):
     assert text.startswith('# Ours\n\nWords.\n')
     assert text.count('## Known') == 1
     assert '6 of 6 runs, 100 iterations each, on abacus. Times in ms, for a batch of one on 1 threads of slide' in text
-    assert '| A | 3 | 22.0 | −5.3 to 49.3 | 50.0 | 1.0 | 0.012 |' in text  # the newest row of fold 2 counts
+    assert '| A | 3 | 23.0 | −8.1 to 54.1 | 52.0 | 1.0 | 0.012 |' in text  # the newest row of fold 2 counts
     assert '| 2.0 | 14.9 |' in text
-    assert '| A against B | 3 | +2.0 | −0.5 to 4.5 | 0.074 | no difference shown |' in text
-    assert '| B against A | 3 | −2.0 | −4.5 to 0.5 | 0.074 | no difference shown |' in text
+    assert '| A against B | 3 | +3.0 | −3.6 to 9.6 | 0.188 | no difference shown |' in text
+    assert '| B against A | 3 | −3.0 | −9.6 to 3.6 | 0.188 | no difference shown |' in text
     assert {path.name for path in (tmp_path / 'images').iterdir()} == {'study_known_runs.png', 'study_known_speed.png'}
     runs.loc[0, 'machine'] = 'slide rule'
     runs.to_csv(folder / 'runs.csv')
     report.write_report('known', study, folder, page)
-    assert '| −0.5 to 4.5 | 0.074 | no difference shown (two machines) |' in page.read_text()
+    assert '| −3.6 to 9.6 | 0.188 | no difference shown (two machines) |' in page.read_text()
+
+
+def test_plots_of_known_numbers(monkeypatch, tmp_path):
+    """Intervals of half a width beside each mean; a line per fold, with the models from top to bottom."""
+    report, figures = load_tool('study_report.py'), []
+    monkeypatch.setattr(report, 'save', lambda figure, path: figures.append(figure))
+    rows = [('A', 0, 10), ('A', 1, 12), ('A', 2, 17), ('B', 0, 5), ('B', 1, 1), ('C', 2, 3)]
+    runs = pd.DataFrame(rows, columns=['model', 'fold', 'mIoU'])
+    study = dict(metric='mIoU', configs=dict.fromkeys('CAB'))
+    speed = pd.DataFrame(dict(ms=[4.0, 9.0]), index=['A', 'C'])
+    report.plot_tradeoff(runs, study, speed, tmp_path / 'plot.png')
+    single, with_ends = figures[0].axes[0].containers
+    assert (single.get_label(), with_ends.get_label()) == ('C', 'A')
+    assert not single.has_yerr
+    ends = with_ends.lines[2][0].get_segments()[0][:, 1]
+    assert list(ends) == pytest.approx([13 - 4.302653 * (13 / 3) ** 0.5, 13 + 4.302653 * (13 / 3) ** 0.5])
+    report.plot_runs(runs, study, 'fold', tmp_path / 'plot.png')
+    axes = figures[1].axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ['C', 'A', 'B']
+    assert [line.get_label() for line in axes.lines] == ['fold 0', 'fold 1', 'fold 2']
+    assert list(axes.lines[0].get_xdata())[1:] == [10, 5] and list(axes.lines[2].get_xdata())[:2] == [3, 17]
+    assert axes.yaxis_inverted()
 
 
 def test_curves_compare_the_folds_that_all_models_have(monkeypatch, tmp_path):
@@ -492,7 +613,8 @@ def test_curves_compare_the_folds_that_all_models_have(monkeypatch, tmp_path):
 def test_scalars_that_a_model_lacks_are_left_out(monkeypatch, tmp_path):
     report = load_tool('study_report.py')
     columns = 'model,seed,step,loss,memory/block_00,memory/block_01'
-    (tmp_path / 'scalars.csv').write_text(f'{columns}\nViT,0,10,2,,\nViTTM,0,10,3,,\nViTTM,0,10,,5,7\n')
+    rows = ['ViT,0,10,2,,', 'ViTTM,0,10,3,,', 'ViTTM,0,10,,5,7', 'ViTTM,1,10,,9,7', 'ViTTM,0,20,,8,9']
+    (tmp_path / 'scalars.csv').write_text('\n'.join([columns, *rows]))
     study = dict(configs=dict(ViT='', ViTTM=''), scalars=['loss', 'memory'])
     figures = []
     monkeypatch.setattr(report, 'save', lambda figure, path, **legend: figures.append(figure))
@@ -500,8 +622,9 @@ def test_scalars_that_a_model_lacks_are_left_out(monkeypatch, tmp_path):
     loss, by_block, memory, memory_by_block = figures[0].axes
     assert [line.get_label() for line in loss.lines] == ['ViT', 'ViTTM']
     assert not by_block.get_visible()
-    assert [list(line.get_ydata()) for line in memory.lines] == [[6]]
-    assert [list(line.get_ydata()) for line in memory_by_block.lines] == [[5, 7]]
+    assert [list(line.get_ydata()) for line in memory.lines] == [[7, 8.5]]
+    assert [list(line.get_xdata()) for line in memory.lines] == [[0.5, 1]]
+    assert [list(line.get_ydata()) for line in memory_by_block.lines] == [[8, 9]]
     assert memory.lines[0].get_color() == loss.lines[1].get_color()
     with pytest.raises(UserError, match='no model has logged the scalar memroy: correct `scalars` of the study'):
         report.plot_scalars(pd.read_csv(tmp_path / 'scalars.csv'), study | dict(scalars=['memroy']), tmp_path / 'plot')
@@ -516,7 +639,7 @@ def test_a_hash_of_digits_stays_text(study_tool, tmp_path):
 def test_other_runs_are_no_part_of_the_report(tmp_path, monkeypatch):
     """A trial of another length, a fold and a model that the study no longer has."""
     report = load_tool('study_report.py')
-    rows = ['A,0,10,1', 'A,0,900,90', 'A,0,100,50', 'A,1,100,60', 'A,9,100,99', 'B,0,100,99', 'C,0,100,9', 'C,1,100,8']
+    rows = ['A,0,10,1', 'A,0,900,90', 'A,0,100,50', 'A,1,100,60', 'A,9,100,99', 'B,0,100,99', 'C,0,200,9', 'C,1,200,8']
     header = 'model,fold,length,mIoU,machine,hash'
     rows = [f'{row},cpu,{number:012}' for number, row in enumerate(rows)]
     (tmp_path / 'runs.csv').write_text('\n'.join([header, *rows]))
@@ -530,7 +653,7 @@ def test_other_runs_are_no_part_of_the_report(tmp_path, monkeypatch):
     report.write_report('T', study, tmp_path, tmp_path / 'new/page.md')
     assert drawn == [{'000000000002'}]
     page = (tmp_path / 'new/page.md').read_text()
-    assert '4 of 4 runs, 100 iterations each' in page
+    assert '4 of 4 runs, 100 or 200 iterations each' in page
     assert '| A | 2 | 55.0 |' in page and '| B |' not in page
     assert page.index('A against C') < page.index('A note.')
 
