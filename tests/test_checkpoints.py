@@ -116,6 +116,17 @@ def test_damaged_newest_falls_back(work_dir, damage):
     assert chosen(work_dir) == ('iter_8.pth', ['iter_12.pth'])
 
 
+def test_a_file_for_each_process(work_dir):
+    """FSDP and DeepSpeed save a folder, whose name gives the iterations."""
+    (work_dir / 'last_checkpoint').unlink()
+    save(work_dir / 'interrupted.pth', 14)
+    for rank in range(2):
+        file = save(work_dir / 'iter_16.pth' / f'rank{rank}.pt', 1)
+    assert chosen(work_dir) == ('iter_16.pth', [])
+    file.write_bytes(file.read_bytes()[:-100])
+    assert chosen(work_dir) == ('interrupted.pth', ['iter_16.pth'])
+
+
 @pytest.mark.parametrize('content', [b'\xff\xfe\x00', b'x' * 5000, b'\x00'], ids=['latin', 'long', 'null'])
 def test_last_checkpoint_is_damaged(work_dir, content):
     (work_dir / 'last_checkpoint').write_bytes(content)

@@ -2,6 +2,7 @@
 
 import resource
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from mmvittm.datasets import SeededDataset, SeededSampler
 from mmvittm.datasets.checked import unreadable_file
 from mmvittm.datasets.transforms import CheckLabels
+from mmvittm.engine.hooks import NonFiniteHook, non_finite_hook
 from mmvittm.errors import UserError
 from mmvittm.fileio import require_writable
 from mmvittm.weights.loading import load_checkpoint_file
@@ -114,6 +116,7 @@ def test_corrupt_files_up_to_the_limit(data):
     dataset, draws = broken_dataset(data, 'images/03.png', lambda path: path.write_bytes(b''), 1)
     first, again = ([dataset[draw] for draw in draws] for _ in range(2))
     assert int(dataset.corrupt.sum()) == 1
+    assert dataset.corrupt.is_shared(), 'each worker counts alone'
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one['inputs'], other['inputs']), 'the replacement is not reproducible'
     assert '03.png' not in {Path(sample['data_samples'].img_path).name for sample in first}
@@ -202,6 +205,47 @@ def test_nan_with_gradient_accumulation(data, tmp_path):
     sentence = log.splitlines()[-1]
     assert 'not finite in iteration 12, 2 batches in a row' in sentence
     assert 4 <= sentence.count('.png') <= 8, 'the files of two batches of four'
+
+
+class Steps:
+    """Steps of a weight of 1 by a learning rate of 1, watched by the hook."""
+
+    def __init__(self, **options):
+        self.hook, self.weight = NonFiniteHook(**options), torch.nn.Parameter(torch.ones(1))
+        self.optimizer = torch.optim.SGD([self.weight], lr=1.0)
+        self.runner = mock.Mock(model=torch.nn.Identity(), iter=0)
+        self.runner.optim_wrapper.optimizer = self.optimizer
+        self.hook.before_train(self.runner)
+
+    def step(self, file, loss, gradient=None):
+        self.hook.before_train_iter(self.runner, 0)
+        if gradient is not None:  # else the loss scaler of fp16 skips the step
+            self.weight.grad = torch.tensor([gradient])
+            self.optimizer.step()
+        samples = dict(data_samples=[dict(img_path=file)])
+        self.hook.after_train_iter(self.runner, 0, samples, dict(loss=torch.tensor(loss)))
+
+
+def test_a_good_step_ends_the_row():
+    """The sentence names the files of the last skipped steps only, and those that fp16 skips are not counted."""
+    steps, nan = Steps(patience=2), float('nan')
+    for file, *numbers in (('a', nan, nan), ('b', 1.0, 0.5), ('c', 1.0), ('d', 1.0), ('e', nan, nan)):
+        steps.step(f'{file}.png', *numbers)
+    assert steps.weight.item() == 0.5
+    warnings = [call.args[0].partition('skipped ')[2] for call in steps.runner.logger.warning.call_args_list]
+    assert warnings == ['(1 in a row), files: a.png', '(1 in a row), files: e.png']
+    with pytest.raises(UserError, match=r'2 batches in a row: .* files: e\.png, f\.png$'):
+        steps.step('f.png', nan, nan)
+
+
+def test_nan_of_another_process(monkeypatch):
+    """All processes skip the step, and name the file of the one that has it."""
+    monkeypatch.setattr(non_finite_hook, 'all_reduce', lambda bad, op: bad.fill_(op == 'max'))
+    monkeypatch.setattr(non_finite_hook, 'all_gather_object', lambda files: [files, ['theirs.png']])
+    steps = Steps()
+    steps.step('ours.png', 1.0, 0.5)
+    assert steps.weight.item() == 1
+    assert steps.runner.logger.warning.call_args.args[0].endswith('(1 in a row), files: theirs.png')
 
 
 def test_nan_in_a_row(data, tmp_path):

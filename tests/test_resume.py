@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from unittest import mock
 
@@ -26,6 +26,7 @@ from mmvittm.engine import ResumableEpochLoop, ResumableIterLoop, SafeCheckpoint
 from mmvittm.engine.checkpoints import newest_checkpoint
 from mmvittm.engine.hooks import stop_on_signal_hook
 from mmvittm.engine.hooks.safe_checkpoint_hook import accumulated_batches
+from mmvittm.engine.runner import loops
 from mmvittm.errors import UserError
 from mmvittm.fileio import atomic_path, remove_leftovers
 
@@ -240,13 +241,49 @@ def test_loops_have_their_old_names(kind):
     assert LOOPS.get(f'mmvittm.Readable{kind}Loop') is LOOPS.get(f'mmvittm.Checked{kind}Loop') is not None
 
 
-def test_no_validation_before_the_first_step():
-    loop = ResumableIterLoop.__new__(ResumableIterLoop)
+@pytest.mark.parametrize(('begin', 'validated'), [(0, [2, 4, 5]), (3, [4, 5])])
+def test_no_validation_before_the_first_step(begin, validated):
+    """Each that is due happens once, although a resumed run asks again, and the end of the training is always due."""
+    loop, seen = ResumableIterLoop.__new__(ResumableIterLoop), []
     loop._runner = mock.Mock(message_hub=MessageHub('untrained'))
-    loop.val_begin, loop.val_interval, loop._decide_current_val_interval = 0, 2, lambda: None
-    for done in range(5):
-        loop._validate(done, 4)
-    assert loop.runner.val_loop.run.call_count == 2
+    loop._runner.val_loop.run = lambda: seen.append(done)
+    loop.val_begin, loop.val_interval, loop._decide_current_val_interval = begin, 2, lambda: None
+    for done in sorted([*range(6)] * 2):
+        loop._validate(done, 5)
+    assert seen == validated
+
+
+def test_random_numbers_of_an_iteration(monkeypatch):
+    """Those of Python, NumPy and PyTorch depend on the seed of the run, the iteration and the rank, and on no more."""
+
+    class Drawing:
+        def run_iter(self):
+            self.drawn = random.random(), np.random.rand(), torch.rand(1).item()
+
+    loop_type = type('Loop', (loops._ResumableLoop, Drawing), dict(dataloader=mock.Mock()))
+    drawn = []
+    for seed, iteration, rank in 2 * list(product((3, 4), (0, 1), (0, 1))):
+        loop = loop_type.__new__(loop_type)
+        loop.dataloader.sampler.seed, loop._iter = seed, iteration
+        monkeypatch.setattr(loops, 'get_rank', lambda rank=rank: rank)
+        loop.run_iter()
+        drawn.append(loop.drawn)
+    assert drawn[:8] == drawn[8:]
+    assert [len(set(numbers)) for numbers in zip(*drawn, strict=True)] == [8, 8, 8]
+
+
+def test_signal_handlers_are_restored():
+    """After a signal, so that a second one ends the process at once, and after the training."""
+    numbers = signal.SIGTERM, signal.SIGINT
+    before = [signal.getsignal(number) for number in numbers]
+    hook = StopOnSignalHook()
+    runner = mock.Mock(hooks=[SafeCheckpointHook(by_epoch=False)], val_loop=None)
+    for end in (lambda: os.kill(os.getpid(), signal.SIGTERM), lambda: hook.after_train(runner)):
+        hook.before_train(runner)
+        assert [signal.getsignal(number) for number in numbers] == [hook._receive] * 2
+        end()
+        assert [signal.getsignal(number) for number in numbers] == before
+    assert hook.received == signal.SIGTERM
 
 
 @pytest.mark.parametrize(('done', 'waiting'), [(1, 1), (2, 2), (3, 0), (4, 1), (5, 0)])
@@ -344,6 +381,22 @@ def test_the_best_checkpoint_of_each_metric_is_kept(tmp_path, save_best, names):
         hook._save_best_checkpoint(runner, metrics)
         assert all(path and Path(path).exists() for path in hook._best)
     assert sorted(path.name for path in tmp_path.glob('best_*')) == names
+
+
+def test_checkpoint_between_two_optimizer_steps(tmp_path):
+    """It says what it lacks; --resume continues from it, and no longer from where the run began."""
+    runner = mock.Mock(work_dir=str(tmp_path), _resume=False, iter=3, message_hub=MessageHub('between'))
+    runner.optim_wrapper = mock.Mock(_inner_count=4, _accumulative_counts=3, _max_counts=-1)
+    hook = SafeCheckpointHook(by_epoch=False)
+    hook.before_train(runner)
+    (tmp_path / 'resumed_from').write_text('elsewhere.pth')
+    assert hook.save_interrupted(runner) == str(tmp_path / 'interrupted.pth')
+    assert runner.save_checkpoint.call_args.kwargs['meta']['iter'] == hook.saved_iter == 4
+    warning = 'interrupted.pth does not include the accumulated gradients of 1 batches'
+    assert runner.logger.warning.call_args.args[0].startswith(warning)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        'last_checkpoint': str(tmp_path / 'interrupted.pth')
+    }
 
 
 def test_only_temporary_files_are_removed(tmp_path):

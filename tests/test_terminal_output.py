@@ -14,7 +14,7 @@ from helpers.tiny import tiny_backbone
 from mmengine.config import Config
 from rich.console import Console
 
-from mmvittm.engine.hooks import ProgressBarHook
+from mmvittm.engine.hooks import ProgressBarHook, progress_bar_hook
 
 CONFIG = """
 _base_ = [{base!r} + '/default_runtime.py', {base!r} + '/hooks.py']
@@ -109,6 +109,15 @@ def test_a_metric_that_is_no_number_is_passed_over():
     hook._start('training', 10, 3)
     hook.after_val_epoch(SimpleNamespace(iter=3), dict(matrix=torch.eye(2), accuracy=50.0, mean=1.0))
     assert hook.progress.tasks[0].fields['metric'] == 'accuracy 50.00'
+
+
+@pytest.mark.parametrize('is_first', [True, False])
+def test_only_the_first_process_writes(monkeypatch, capsys, is_first):
+    monkeypatch.setattr(progress_bar_hook, 'is_main_process', lambda: is_first)
+    hook = ProgressBarHook()
+    hook.before_run(None)
+    hook.after_test_epoch(None, dict(mIoU=1.0))
+    assert bool(capsys.readouterr().out) == is_first
 
 
 def test_bar_on_a_terminal():

@@ -24,6 +24,7 @@ from mmvittm.apis.config import build_model, load_config
 from mmvittm.datasets import BlueMarbleDataset
 from mmvittm.engine import Bf16OptimWrapper
 from mmvittm.errors import UserError
+from mmvittm.evaluation import ClassIoUMetric
 from mmvittm.weights.loading import load_checkpoint_file
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +123,20 @@ def test_metrics_of_the_saved_predictions(tested, few_tiles):
     assert metrics['mIoU'] == pytest.approx(iou.mean(), abs=0.01)
     assert metrics['IoU.water'] == pytest.approx(iou[0], abs=0.01)
     assert metrics['IoU.polar'] == pytest.approx(iou[5], abs=0.01)
+
+
+def test_iou_of_each_class():
+    """Of all images together, not the mean of them; nan for a class that neither occurs nor is predicted."""
+    metric = ClassIoUMetric()
+    metric.dataset_meta = dict(classes=('sea', 'land', 'ice'))
+    areas = [[[1, 2, 0], [4, 2, 0], [3, 2, 0], [2, 2, 0]], [[0, 0, 0], [1, 4, 0], [0, 4, 0], [1, 0, 0]]]
+    metrics = metric.compute_metrics([tuple(map(torch.tensor, image)) for image in areas])
+    assert {name: metrics[f'IoU.{name}'] for name in ('sea', 'land')} == dict(sea=20, land=33.33)
+    assert np.isnan(metrics['IoU.ice'])
+
+
+def test_metric_that_only_saves(tmp_path):
+    assert ClassIoUMetric(format_only=True, output_dir=str(tmp_path)).compute_metrics([]) == {}
 
 
 def test_predictions_are_aligned(trained, few_tiles):
