@@ -21,7 +21,9 @@ from mmvittm.__main__ import COMMANDS, TOOLS, main
 from mmvittm.apis.config import build_model, load_config
 from mmvittm.errors import UserError
 from mmvittm.models.fusions import EraseFusion
+from mmvittm.models.rw_heads import LinearAttention
 from mmvittm.models.token_embeds import resample_pos_embed
+from mmvittm.registry import RW_HEADS
 
 SEGMENTOR = 'vittm-b_28-28_upernet_8xb2-160k_ade20k-504x504'
 CLASSIFIER = 'vittm-s_28-28_in21k-p-pre_32xb128-300e_in1k'
@@ -91,7 +93,11 @@ def test_saved_from_a_config(tmp_path):
 
 
 def test_saved_with_classes_for_types(tmp_path):
-    cfg = tiny_backbone(fusion=dict(type=EraseFusion))
+    class Mine(LinearAttention):
+        """Registered under another name than its own."""
+
+    RW_HEADS.register_module(name='my-head', module=Mine, force=True)
+    cfg = tiny_backbone(fusion=dict(type=EraseFusion), rw_head=dict(type=Mine))
     model = randomize(MODELS.build(cfg)).eval()
     model.save_pretrained(tmp_path)
     torch.testing.assert_close(ViTTM.from_pretrained(tmp_path).eval()(images()), model(images()), rtol=0, atol=0)

@@ -14,7 +14,7 @@ from mmvittm.errors import UserError
 from mmvittm.models import AddFusion, LinearAttention, MemoryMLP, ViTTM
 from mmvittm.models.distance_attention import distance_bias
 from mmvittm.models.streams import Streams
-from mmvittm.models.token_embeds import PooledCells, PooledTokens, grid_of, resample_pos_embed
+from mmvittm.models.token_embeds import PatchTokens, PooledCells, PooledTokens, grid_of, resample_pos_embed
 from mmvittm.registry import RW_HEADS
 
 ARCH = TINY_ARCH | dict(num_layers=3)
@@ -305,6 +305,26 @@ def test_positions_before_init_weights():
     assert embed.pos_embed.std() > 0.01 and torch.equal(torch.rand(1), drawn)
 
 
+def test_positions_and_patches_are_drawn_apart():
+    embed = PatchTokens(patch_size=8, in_channels=3, embed_dims=64, img_size=(64, 64))
+    positions, weights = embed.pos_embed.flatten(), embed.patches.projection.weight.flatten()
+    drawn = torch.stack([positions, weights[: len(positions)]])
+    assert torch.corrcoef(drawn)[0, 1].abs() < 0.2  # 4,096 numbers
+
+
+def test_pretrained_positions_of_an_embedding(tmp_path):
+    class Pretrained(PooledTokens):
+        def __init__(self, checkpoint):
+            super().__init__(grid=4, embed_dims=8)
+            self.init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint))
+
+    stored = PooledTokens(grid=4, embed_dims=8)
+    torch.save(stored.state_dict(), tmp_path / 'embed.pth')
+    embed = Pretrained(tmp_path / 'embed.pth')
+    embed.init_weights()
+    assert torch.equal(embed.pos_embed, stored.pos_embed)
+
+
 @pytest.mark.parametrize('size', [(32, 32), (33, 47), (8, 8), (40, 24)])
 def test_images_are_padded_at_the_bottom_and_right(size):
     model = build(out_stream='process')
@@ -431,6 +451,14 @@ def test_frozen_stages_stay_in_eval_mode():
     assert model.layers[2].vit_block.attn.qkv.weight.requires_grad
 
 
+def test_a_frozen_backbone_has_nothing_to_train():
+    options = dict(out_stream='tokens', fusion=dict(type='AddEraseFusion'))
+    assert not any(p.requires_grad for p in build(frozen_stages=3, **options).parameters())
+    parameters = build(frozen_stages=2, **options).named_parameters()
+    trained = {name.split('.')[0] for name, p in parameters if p.requires_grad}
+    assert trained == {'layers', 'read_fusion', 'write_fusion', 'process_norm'}
+
+
 def test_drop_path_rates():
     model = build(drop_path_rate=0.2, rw_drop_path_rate=0.3)
     assert [layer.vit_block.attn.out_drop.drop_prob for layer in model.layers] == pytest.approx([0, 0.1, 0.2])
@@ -511,6 +539,12 @@ def test_initialisation_of_heads_can_be_chosen(head):
         (dict(out_indices=(0, 'a')), 'out_indices must be whole numbers'),
         (dict(frozen_stages=4), 'frozen_stages=4 is not a whole number within -1 … 3'),
         (dict(frozen_stages='1'), "frozen_stages='1' is not a whole number"),
+        (dict(frozen_stages=True), 'frozen_stages=True is not a whole number'),
+        (dict(out_indices=True), 'out_indices must be whole numbers, not True'),
+        (dict(layer_scale_init_value=-1.0), 'layer_scale_init_value must be a number of 0 or more, not -1.0'),
+        (dict(layer_scale_init_value='a'), "layer_scale_init_value must be a number of 0 or more, not 'a'"),
+        (dict(norm_cfg=None), r"norm_cfg must be a dict such as dict\(type='LN'\), not None; stream_norms=False"),
+        (dict(norm_cfg='LN'), "norm_cfg must be a dict .* not 'LN'"),
         (dict(drop_path_rate=1.0), 'drop_path_rate must be a number from 0 to below 1, not 1.0'),
         (dict(drop_path_rate='0.1'), "drop_path_rate must be a number from 0 to below 1, not '0.1'"),
         (dict(rw_drop_path_rate=-0.5), 'rw_drop_path_rate must be a number from 0 to below 1, not -0.5'),

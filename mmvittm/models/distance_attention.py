@@ -24,7 +24,10 @@ class DistanceAttention(MultiheadAttention):
 
 
 class DistanceLayer(TransformerEncoderLayer):
-    """mmpretrain's ViT block around :class:`DistanceAttention`; arguments and weights are the same."""
+    """mmpretrain's ViT block around :class:`DistanceAttention`, with the same weights.
+
+    Its arguments are those that a ViTTM gives its ViT blocks.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -100,8 +100,9 @@ class TokenEmbed(BaseModule):
         super().__init__(init_cfg)
         self.grid = grid
         self.pos_embed = nn.Parameter(torch.zeros(1, grid[0] * grid[1], embed_dims))
-        # for models without init_weights(); a stream of its own, since the layers drawn next should not depend on it
+        # for models without init_weights(); the layers drawn next neither depend on it nor draw the same numbers
         with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(torch.randint(2**62, (), device='cpu')))
             trunc_normal_(self.pos_embed, std=0.02)
 
     def grid_for(self, source: Grid) -> Grid:
@@ -126,7 +127,8 @@ class TokenEmbed(BaseModule):
 
     def init_weights(self) -> None:
         super().init_weights()
-        trunc_normal_(self.pos_embed, std=0.02)
+        if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained':
+            trunc_normal_(self.pos_embed, std=0.02)
 
     def positions(self, grid: Grid) -> Tensor:
         """Return the position embedding for ``grid``, ``(1, rows · columns, C)``."""

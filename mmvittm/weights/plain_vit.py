@@ -64,7 +64,7 @@ class PlainVit:
 
         Raises:
             UserError: If there are keys that such a ViT does not have, or the position embedding is missing or not
-                square.
+                square. One of another shape whose length is a square number passes for one without a class token.
         """
         theirs = unwrapped(state_dict)
         theirs = {key.removeprefix('backbone.'): value for key, value in theirs.items()}
@@ -73,7 +73,7 @@ class PlainVit:
             {key: value for key, value in theirs.items() if key not in dropped}, "a ViT of timm's or mmpretrain's"
         )
         length = WeightShapes(weights).of('pos_embed', 3)[1]
-        # A DeiT-III has a class token without a position.
+        # The class token of a DeiT-III or FlexiViT has no position.
         for extra in (sum(token in theirs for token in _EXTRA_TOKENS), 0):
             side = isqrt(max(length - extra, 0))
             if side and side**2 == length - extra:

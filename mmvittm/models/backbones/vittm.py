@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from math import inf, prod
 from pathlib import Path
 from typing import Any, cast
@@ -163,12 +164,15 @@ def _checkpointed(function: Callable, *args: Any) -> Any:
 
 
 def _with_names(value: Any) -> Any:
-    """Replace classes in an argument by their names, since ``config.json`` cannot hold classes."""
+    """Replace classes in an argument by the names that they are registered under: JSON cannot hold classes."""
     if isinstance(value, dict):
         return {key: _with_names(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_with_names(each) for each in value]
-    return value.__name__ if isinstance(value, type) else value
+    if not isinstance(value, type):
+        return value
+    names = (registry.module_dict.items() for registry in (TOKEN_EMBEDS, RW_HEADS, FUSIONS, MEMORY_BLOCKS))
+    return next((name for name, cls in chain.from_iterable(names) if cls is value), value.__name__)
 
 
 @MODELS.register_module()
@@ -220,7 +224,8 @@ class ViTTM(
         rw_drop_path_rate (float): Stochastic depth of every read and write, drawn for each region of ``rw_region``.
         norm_cfg (dict): Config of the LayerNorms outside of heads and memory blocks.
         stream_norms (bool): Whether both streams are normalised before reads and before writes, as in the paper.
-        frozen_stages (int): 0 freezes the embeddings, n also the first n blocks, -1 nothing.
+        frozen_stages (int): 0 freezes the embeddings, n also the first n blocks, all blocks everything, -1 nothing. The
+            weights of a fusion are shared by all blocks, so they train as long as one block does.
         with_cp (bool): Whether to checkpoint the activations of each block, to save memory in training; with
             ``memory_chunk``, those of the ViT blocks, since the chunks always are.
         memory_chunk (int, optional): Process the memory in chunks of this many tokens, to save memory on large images:
@@ -281,9 +286,16 @@ class ViTTM(
         self.img_size = size_2d('img_size', img_size)
         self.out_indices = self._checked_out_indices(out_indices)
         self.out_stream = self._checked_out_stream(out_stream)
-        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= self.num_layers:
+        if type(frozen_stages) is not int or not -1 <= frozen_stages <= self.num_layers:
             raise UserError(f'frozen_stages={frozen_stages!r} is not a whole number within -1 … {self.num_layers}')
         self.frozen_stages = frozen_stages
+        if not isinstance(layer_scale_init_value, (int, float)) or not 0 <= layer_scale_init_value < inf:
+            raise UserError(f'layer_scale_init_value must be a number of 0 or more, not {layer_scale_init_value!r}')
+        if not isinstance(norm_cfg, dict) or 'type' not in norm_cfg:
+            raise UserError(
+                f"norm_cfg must be a dict such as dict(type='LN'), not {norm_cfg!r}; stream_norms=False leaves out the "
+                'norms of the streams'
+            )
         self.with_cp = with_cp
         self.memory_chunk = memory_chunk if memory_chunk is None else positive_int('memory_chunk', memory_chunk)
         self.rw_region = rw_region if rw_region is None else size_2d('rw_region', rw_region)
@@ -398,7 +410,7 @@ class ViTTM(
 
     def _checked_out_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
         indices = (out_indices,) if isinstance(out_indices, int) else out_indices
-        if not isinstance(indices, (list, tuple)) or not all(isinstance(index, int) for index in indices):
+        if not isinstance(indices, (list, tuple)) or not all(type(index) is int for index in indices):
             raise UserError(f'out_indices must be whole numbers, not {out_indices!r}')
         for index in indices:
             if not -self.num_layers <= index < self.num_layers:
@@ -447,7 +459,10 @@ class ViTTM(
         """Modules that ``frozen_stages`` keeps from training."""
         if self.frozen_stages < 0:
             return []
-        return [self.memory_embed, self.process_embed, self.drop_after_pos, *self.layers[: self.frozen_stages]]
+        frozen = [self.memory_embed, self.process_embed, self.drop_after_pos, *self.layers[: self.frozen_stages]]
+        if self.frozen_stages == self.num_layers:
+            frozen += [self.process_norm, self.read_fusion, self.write_fusion]
+        return frozen
 
     def train(self, mode: bool = True) -> 'ViTTM':
         """Set the mode; frozen stages stay in evaluation mode."""
