@@ -52,7 +52,7 @@ def read_maps(cfg: Config, predictions: Path) -> list[np.ndarray]:
 def draw(image: np.ndarray, labels: np.ndarray, prediction: np.ndarray, fold: int) -> plt.Figure:
     """Draw the three maps beside each other, ``(H, W, 3)``, ``(H, W)`` and ``(H, W)``."""
     meta = BlueMarbleDataset.METAINFO
-    palette = np.full((256, 3), 255, np.uint8)
+    palette = np.full((256, 3), 80, np.uint8)
     palette[: len(meta['palette'])] = meta['palette']
     figure, axes = plt.subplots(1, 3, figsize=(3 * WIDTH / 100, WIDTH / 200 + 0.7), layout='constrained')
     maps = {'Blue Marble': image, 'labels': palette[labels], 'prediction in one pass': palette[prediction]}
@@ -67,6 +67,7 @@ def draw(image: np.ndarray, labels: np.ndarray, prediction: np.ndarray, fold: in
         Patch(facecolor=palette[index] / 255, edgecolor='grey', label=name)
         for index, name in enumerate(meta['classes'])
     ]
+    handles.append(Patch(facecolor=palette[IGNORE] / 255, edgecolor='grey', label='no label'))
     handles.append(Patch(fill=False, edgecolor='black', label='labels held out in training'))
     figure.legend(handles=handles, ncols=len(handles), loc='outside lower center', frameon=False, fontsize=12)
     return figure
