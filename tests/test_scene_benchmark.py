@@ -9,6 +9,7 @@ from helpers.deployment import ROOT
 from mmengine.fileio import load
 
 from mmvittm.apis.config import load_config
+from mmvittm.errors import UserError
 
 ROWS = [
     ('ViTTM-T/16', 'chunked', 1024, 'done', 1.0, 1.0),
@@ -89,6 +90,11 @@ def test_rounds(tool, files, monkeypatch):
         frame = pd.read_csv(files[5])
         assert list(frame['size']) == [256, 512, 256, 512]
         assert frame.seconds.notna().all()
+
+
+def test_rounds_of_no_times(tool, files, monkeypatch):
+    with pytest.raises(UserError, match='--rounds repeats times, and --memory-only measures none'):
+        run(tool, monkeypatch, *files, '--memory-only', '--rounds', 2)
 
 
 def test_memory_limit_is_a_result(tool, files, monkeypatch):

@@ -26,7 +26,7 @@ from mmengine.fileio import load
 from pages import markdown, write_section
 from PIL import Image
 
-from mmvittm.apis.cli import run_tool
+from mmvittm.apis.cli import positive_int, run_tool
 from mmvittm.apis.config import build_model, load_config
 from mmvittm.benchmark.machine import describe_machine, hardware_slug
 from mmvittm.benchmark.profiling import peak_memory
@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--only', nargs='+', metavar='MODEL', help='models to measure (default: all)')
     parser.add_argument('--max-size', type=int, default=1 << 15, help='largest side in pixels (default: %(default)s)')
-    parser.add_argument('--rounds', type=int, default=1, help='measure each row so many times in turn (default: 1)')
+    parser.add_argument('--rounds', type=positive_int, default=1, help='times that each row is measured (default: 1)')
     parser.add_argument('--minutes', type=float, default=np.inf, help='start no row after this time')
     parser.add_argument('--limit', type=float, default=10, help='minutes per row (default: %(default)s)')
     parser.add_argument('--memory', type=float, default=16, help='GB of data per row (default: %(default)s)')
@@ -279,6 +279,8 @@ def main() -> None:
     if args.row:
         print(json.dumps(measure(args.row)))
         return
+    if args.memory_only and args.rounds > 1:
+        raise UserError('--rounds repeats times, and --memory-only measures none: leave one of them out')
     if args.render and not args.render.is_file():
         raise UserError(f'results file not found: {args.render}')
     source = args.render or measure_all(args)

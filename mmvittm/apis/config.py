@@ -152,9 +152,9 @@ def _reading_problem(error: Exception) -> str:
         return f'syntax error at `{(error.text or "").strip()}`, {line} ({error.msg})'
     if '_get_package_and_cfg_path' in str(error):
         return 'a _base_ with `::` works for a few packages of OpenMMLab only, use a relative path'
-    if isinstance(error, ModuleNotFoundError) and 'please install' in str(error):  # OneDL's have other names
-        mim = '`_base_ = __import__("mmseg").__path__[0] + "/.mim/configs/…"`'
-        return f'a _base_ with `::` finds the packages of OpenMMLab, and not those of OneDL, use {mim}'
+    if isinstance(error, ModuleNotFoundError) and 'please install' in str(error):
+        path = '`_base_ = __import__("mmseg").__path__[0] + "/.mim/configs/…"`'
+        return f"{error}; if it is OneDL's, a _base_ with `::` does not find it, use {path}"
     reason = error.__cause__ or error
     # custom_imports: mmengine's error lists sys.path, its cause names the module, and the cause's context what failed
     if isinstance(error.__cause__, ImportError):
