@@ -133,7 +133,7 @@ def train(name: str, *args: str) -> None:
     runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
 
 
-def worker(index: int, folder: Path, port: int) -> None:
+def worker(index: int, folder: Path, ports: mp.SimpleQueue) -> None:
     """Train on ranks 0 and 1 together, and in process 2 alone."""
     torch.set_num_threads(1)
     os.chdir(folder)
@@ -141,14 +141,26 @@ def worker(index: int, folder: Path, port: int) -> None:
         for name in ONE:
             train(name)
         return
-    os.environ.update(rank_environment(index, port))
     for name in TWO:
         if name != 'fsdp-2' or fsdp_runs_on_cpu():
-            train(name, '--launcher', 'pytorch')
+            train_together(index, ports, name)
     if fsdp_runs_on_cpu():
         if index == 0:
             Path('work/fsdp-2/iter_4.pth').rename('work/fsdp-2/unbroken.pth')
-        train('fsdp-2', '--launcher', 'pytorch', '--resume', 'work/fsdp-2/iter_2.pth')
+        train_together(index, ports, 'fsdp-2', '--resume', 'work/fsdp-2/iter_2.pth')
+
+
+def train_together(rank: int, ports: mp.SimpleQueue, name: str, *args: str) -> None:
+    """Train as one of two processes, which must end its threads: they can abort it while Python shuts down."""
+    if rank == 0:
+        port = free_port()  # just before its use, since another test could take it
+        ports.put(port)
+    else:
+        port = ports.get()
+    os.environ.update(rank_environment(rank, port))
+    train(name, '--launcher', 'pytorch', *args)
+    threads = [file.read_text().strip() for file in Path('/proc/self/task').glob('*/comm')]
+    assert not [thread for thread in threads if 'gloo' in thread], threads
 
 
 @pytest.fixture(scope='module')
@@ -161,7 +173,7 @@ def project(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def trained(project) -> Path:
     """Train all configs in three processes, since starting one takes seconds."""
-    mp.spawn(worker, (project, free_port()), nprocs=3)
+    mp.spawn(worker, (project, mp.get_context('spawn').SimpleQueue()), nprocs=3)
     return project / 'work'
 
 

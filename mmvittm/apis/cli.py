@@ -13,7 +13,7 @@ from mmengine.config import DictAction
 
 from ..errors import UserError, error_text
 from ..weights import use_safe_loading
-from .distributed import explain_lost_process
+from .distributed import end_process_group, explain_lost_process
 
 # Library warnings that a user of the tools cannot act on.
 for _message in (
@@ -53,6 +53,7 @@ def run_tool(main: Callable[[], None]) -> None:
         sys.exit(f'error: an argument is empty: {shlex.join(sys.argv[1:])}')
     try:
         main()
+        end_process_group()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

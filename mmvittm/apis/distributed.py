@@ -1,5 +1,6 @@
 """Distributed runs on the CPU, and the loss of one of their processes."""
 
+import gc
 import os
 import re
 import subprocess
@@ -65,6 +66,13 @@ def init_cpu_process_group(cfg: Config) -> None:
     if 'timeout' in options:
         options['timeout'] = timedelta(seconds=options['timeout'])
     torch.distributed.init_process_group(**options)
+
+
+def end_process_group() -> None:
+    """End the threads of a distributed run: gloo's abort the process if they free a tensor while Python shuts down."""
+    if is_distributed():
+        torch.distributed.destroy_process_group()
+        gc.collect()  # the threads end with the wrapper of the model, which is part of the runner's cycles
 
 
 def explain_lost_process(error: RuntimeError) -> str | None:
