@@ -327,6 +327,7 @@ def test_slide_equals_mmseg(tmp_path, shape):
 def test_slide_without_crop_size(tmp_path):
     net, image = model(), photograph(120, 200)
     Image.fromarray(image).save(tmp_path / 'scene.png')
+    net.data_preprocessor.size = (32, 48)  # of the training
     predict_scene(net, tmp_path / 'scene.png', tmp_path / 'labels.png', PALETTE, mode='slide')
     net.test_cfg = Config(dict(mode='slide', crop_size=(32, 48), stride=(21, 32)))
     _, expected = whole_logits(net, image)

@@ -17,7 +17,7 @@ def slide(model: EncoderDecoder, raster: Raster, progress: Progress | None) -> I
     """Yield the labels of bands of the image, as of mmseg's sliding window.
 
     A row of crops is held at a time. Where ``model.test_cfg`` has no ``crop_size`` and ``stride``, they are the
-    training size of a ViTTM and two thirds of it.
+    training size (``data_preprocessor.size``) and two thirds of it.
 
     Raises:
         UserError: If the size of the crops is not known, or the stride leaves gaps between them.
@@ -44,7 +44,7 @@ def slide(model: EncoderDecoder, raster: Raster, progress: Progress | None) -> I
 
 
 def _crop_and_stride(model: EncoderDecoder) -> tuple[tuple[int, int], tuple[int, int]]:
-    crop = model.test_cfg.get('crop_size') or getattr(model.backbone, 'img_size', None)
+    crop = model.test_cfg.get('crop_size') or getattr(model.data_preprocessor, 'size', None)
     if crop is None:
         raise UserError('the config gives no model.test_cfg.crop_size to slide with')
     crop = size_2d('crop_size', crop)

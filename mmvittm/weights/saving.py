@@ -1,4 +1,4 @@
-"""Weights as the content of a file, the same bytes for the same weights."""
+"""Weights as the content of a file, the same bytes for the same weights and metadata."""
 
 import hashlib
 import io

@@ -195,8 +195,9 @@ class ViTTM(
         arch (str | dict): 'tiny', 'small', 'base' or 'large', or a dict of ``embed_dims``, ``num_layers``,
             ``num_heads`` and ``feedforward_channels``.
         img_size (int | tuple[int, int]): Height and width in pixels that the position embeddings are made for. Images
-            of other sizes work too, unless a head or fusion is built for a fixed number of tokens. Patches at the
-            bottom and right are padded, so whole patches (``size_divisor`` of the data preprocessor) keep maps aligned.
+            of other sizes work too, unless a head or fusion is built for a fixed number of tokens or ``rw_region`` does
+            not divide their grids. Patches at the bottom and right are padded, so whole patches (``size_divisor`` of
+            the data preprocessor) keep maps aligned.
         in_channels (int): Channels of the image.
         memory_embed (dict): Embedding of the memory tokens, from :data:`mmvittm.registry.TOKEN_EMBEDS`.
         process_embed (dict): Embedding of the process tokens, from the same registry.
@@ -230,7 +231,7 @@ class ViTTM(
             ``memory_chunk``, those of the ViT blocks, since the chunks always are.
         memory_chunk (int, optional): Process the memory in chunks of this many tokens, to save memory on large images:
             besides the tokens themselves, the activations of one chunk are held at a time, in training too. Needs
-            components that treat memory tokens independently.
+            components that treat memory tokens independently, and ``rw_drop_path_rate=0``.
         init_cfg (dict, optional): Initialisation config, for instance ``dict(type='Pretrained', checkpoint=…)``.
 
     ``save_pretrained(folder)`` writes ``config.json`` and ``model.safetensors``; ``from_pretrained`` reads them from a
@@ -483,8 +484,8 @@ class ViTTM(
             norm and memory tokens ``(B, Nm, C)``, which have none.
 
         Raises:
-            UserError: If an image is smaller than a patch, or its size does not fit a head or fusion of a fixed number
-                of tokens.
+            UserError: If an image is smaller than a patch or has other channels, or its size does not fit ``rw_region`` or
+                a head or fusion of a fixed number of tokens.
         """
         streams, grids = self._embed(x)
         self._check_tokens(streams)
