@@ -484,8 +484,8 @@ class ViTTM(
             norm and memory tokens ``(B, Nm, C)``, which have none.
 
         Raises:
-            UserError: If an image is smaller than a patch or has other channels, or its size does not fit ``rw_region`` or
-                a head or fusion of a fixed number of tokens.
+            UserError: If an image is smaller than a patch or has other channels, or its size does not fit ``rw_region``
+                or a head or fusion of a fixed number of tokens.
         """
         streams, grids = self._embed(x)
         self._check_tokens(streams)
