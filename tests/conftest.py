@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from unittest import mock
@@ -32,17 +33,25 @@ def no_default_scope():
     DefaultScope._instance_dict.clear()
 
 
+# What a shell or CI service may set, and would change the data, the output or the number of processes.
+IGNORED_VARIABLES = (
+    'BLUE_MARBLE_FOLD', 'FORCE_COLOR', 'CLICOLOR_FORCE', 'TTY_COMPATIBLE', 'TTY_INTERACTIVE', 'PYTHONWARNINGS',
+    'RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT',
+)  # fmt: skip
+
+
 @pytest.fixture(autouse=True, scope='session')
-def default_fold():
-    """The fold of Blue Marble that the configs name, whatever the user's shell says."""
+def plain_environment():
     with mock.patch.dict(os.environ):
-        os.environ.pop('BLUE_MARBLE_FOLD', None)
+        for name in IGNORED_VARIABLES:
+            os.environ.pop(name, None)
         yield
 
 
 @pytest.fixture
-def full_disk():
+def full_disk(monkeypatch):
     """Files may not grow beyond 4 kB, which writing reports as a full disk does."""
+    monkeypatch.setattr(sys, 'dont_write_bytecode', True)  # imports would leave truncated .pyc files
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     yield
@@ -59,7 +68,7 @@ ENVIRONMENT = dict(
 
 
 @pytest.fixture(scope='session')
-def fresh_processes():
+def fresh_processes(plain_environment):
     """A context of multiprocessing whose processes are forked from one that has imported the libraries.
 
     Importing them takes six seconds.

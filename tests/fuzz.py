@@ -33,6 +33,7 @@ from helpers.deployment import METADATA_0_1_0, make_models
 from helpers.survival import config
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.internal.constants_ast import Constants
 from mmengine.utils import ManagerMixin
 from PIL import Image
 
@@ -441,7 +442,10 @@ def fuzz(number: int, start: int, report: Callable[[Case, Result], None] = lambd
     """Run ``number`` cases and count their results by kind."""
     counts: Counter = Counter()
     gc.freeze()  # mmengine collects garbage for each data set
-    with tempfile.TemporaryDirectory() as root, mock.patch('yapf.yapflib.yapf_api.FormatCode', _check_syntax):
+    # hypothesis also draws literals of the modules that are imported, so the cases would depend on what ran before
+    without_literals = mock.patch('hypothesis.internal.conjecture.providers._get_local_constants', Constants)
+    without_formatting = mock.patch('yapf.yapflib.yapf_api.FormatCode', _check_syntax)
+    with tempfile.TemporaryDirectory() as root, without_literals, without_formatting:
         folder = Path(root).resolve()
         cfg = base_config(write_data(folder / 'data'))
         models = make_models(folder / 'models')

@@ -229,7 +229,8 @@ def limited_memory():
     """Have 12 TB refused on every machine; CUDA alone reserves more addresses than the limit."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     if not torch.cuda.is_available():
-        resource.setrlimit(resource.RLIMIT_AS, (24 << 30, limits[1]))
+        limit = 24 << 30 if limits[1] == resource.RLIM_INFINITY else min(24 << 30, limits[1])
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, limits)
 

@@ -349,10 +349,12 @@ def wait_until(happened, what: str) -> None:
         time.sleep(0.2)
 
 
-def pid_of(rank: str, work_dir: str) -> int:
-    """Find the process that trains into ``work_dir`` with ``rank`` in its environment."""
+def pid_of(rank: str, project: Path, work_dir: str) -> int:
+    """Find the process in ``project`` that trains into ``work_dir`` with ``rank`` in its environment."""
     for process in Path('/proc').glob('[0-9]*'):
         try:
+            if (process / 'cwd').readlink() != project:
+                continue
             command, environment = ((process / name).read_bytes().split(b'\0') for name in ('cmdline', 'environ'))
         except OSError:  # ended, or of another user
             continue
@@ -392,8 +394,8 @@ def test_killed_process_ends_the_others(project, start):
     for log in logs:
         wait_until(lambda log=log: log.exists() and 'Iter(train) [ ' in log.read_text(), f'training in {log}')
 
-    os.kill(pid_of('RANK=1', 'torchrun'), signal.SIGKILL)
-    os.kill(pid_of('SLURM_PROCID=1', 'slurm'), signal.SIGKILL)
+    os.kill(pid_of('RANK=1', project, 'torchrun'), signal.SIGKILL)
+    os.kill(pid_of('SLURM_PROCID=1', project, 'slurm'), signal.SIGKILL)
     assert agent.wait(120) != 0
     assert srun.wait(120) != 0
     assert 'Signal 9 (SIGKILL)' in logs[0].read_text()

@@ -124,6 +124,8 @@ def test_tutorial_runs(few_tiles, tmp_path, monkeypatch):
     pytest.importorskip('onnxruntime')
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    monkeypatch.setenv('JUPYTER_RUNTIME_DIR', str(tmp_path))
+    monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data' / 'blue_marble').symlink_to(few_tiles)
     notebook = nbformat.read(DOCS / 'tutorial.ipynb', 4)

@@ -279,23 +279,26 @@ def test_stop_and_resume(run_tool, fresh_processes, data, tmp_path):
     command = [str(ROOT / 'tools/study.py'), str(study), *map(str, arguments(tmp_path))]
     output = tmp_path / 'stdout', tmp_path / 'stderr'
 
-    def kill_at(checkpoint, kind):
+    def checkpoints():
+        return [int(path.stem.removeprefix('iter_')) for path in tmp_path.glob('work/long/A/*/train/iter_*.pth')]
+
+    def kill_at(iteration, kind):
         process = fresh_processes.Process(
             target=run_script, args=(command, tmp_path, os.environ | ENVIRONMENT, *output)
         )
         process.start()
-        wait_for(lambda: list(tmp_path.glob(f'work/long/A/*/train/{checkpoint}')))
+        wait_for(lambda: max(checkpoints(), default=0) >= iteration)
         os.kill(process.pid, kind)
         process.join(60)
         assert not (tmp_path / 'results/long/runs.csv').exists()
         return process.exitcode
 
-    assert kill_at('iter_3.pth', signal.SIGTERM) == 128 + signal.SIGTERM
+    assert kill_at(3, signal.SIGTERM) == 128 + signal.SIGTERM
     [folder] = tmp_path.glob('work/long/A/*')
     with (folder / 'lock').open() as lock:
         assert is_free(lock)
         fcntl.flock(lock, fcntl.LOCK_UN)
-        assert kill_at('iter_9.pth', signal.SIGKILL) == -signal.SIGKILL
+        assert kill_at(9, signal.SIGKILL) == -signal.SIGKILL
         wait_for(lambda: is_free(lock))
         locked = run_tool('study.py', study, *arguments(tmp_path))
         assert f'another process is still running in {folder}' in locked.stderr

@@ -51,15 +51,20 @@ def run_tool(main: Callable[[], None]) -> None:
     use_safe_loading()
     if any(not word or re.fullmatch(r'--[\w-]+=', word) for word in sys.argv[1:]):
         sys.exit(f'error: an argument is empty: {shlex.join(sys.argv[1:])}')
+    status = None
     try:
         main()
-        end_process_group()
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as stop:  # of all processes together, on a signal
+        status = stop.code  # without the traceback, which keeps the model
     except Exception as error:
         if problem := known_problem(error):
             sys.exit(f'error: {problem}')
         raise
+    end_process_group()
+    if status is not None:
+        sys.exit(status)
 
 
 def known_problem(error: Exception) -> str | None:

@@ -277,10 +277,11 @@ def start(cfg: Config, work: Callable[[], None], log: Path) -> list[int]:
 
 
 def free_port() -> int:
-    """Find a port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
+    """Find a port on which nothing listens, below those that the system gives to connections in the meantime."""
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(('', random.SystemRandom().randint(20000, 32000)))
+            return probe.getsockname()[1]
 
 
 def rank_environment(rank: int, port: int) -> dict[str, str]:
