@@ -33,7 +33,7 @@ def no_default_scope():
     DefaultScope._instance_dict.clear()
 
 
-# What a shell or CI service may set, and would change the data, the output or the number of processes.
+# Variables of the caller's shell or CI service that would change data, output or the number of processes.
 IGNORED_VARIABLES = (
     'BLUE_MARBLE_FOLD', 'FORCE_COLOR', 'CLICOLOR_FORCE', 'TTY_COMPATIBLE', 'TTY_INTERACTIVE', 'PYTHONWARNINGS',
     'RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT',

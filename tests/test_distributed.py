@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from helpers.tiny import tiny_backbone
 from mmengine.config import Config
 from torch import nn
 
+from mmvittm.apis.cli import run_tool
 from mmvittm.apis.config import load_config
 from mmvittm.apis.distributed import adapt_to_cpu, explain_lost_process
 from mmvittm.apis.runner import _ToolRunner
@@ -229,6 +231,21 @@ def test_amp_in_bfloat16(trained):
     for one, two, reference in zip(alone, together, exact, strict=True):
         assert one['loss'] == pytest.approx(reference['loss'], rel=0.03)
         assert two['loss'] == pytest.approx(reference['loss'], rel=0.03)
+
+
+@pytest.mark.parametrize('status', [None, 143])
+def test_tool_ends_its_process_group(monkeypatch, status):
+    """When it is done, and when a signal stopped it."""
+
+    def main():
+        torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
+        if status:
+            sys.exit(status)
+
+    monkeypatch.setattr(sys, 'argv', ['tool.py'])
+    with pytest.raises(SystemExit, match='143') if status else nullcontext():
+        run_tool(main)
+    assert not torch.distributed.is_initialized()
 
 
 def test_float16_on_the_cpu():

@@ -56,8 +56,8 @@ def run_tool(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except SystemExit as stop:  # of all processes together, on a signal
-        status = stop.code  # without the traceback, which keeps the model
+    except SystemExit as stop:  # on a signal, all processes of a run exit together
+        status = stop.code  # the traceback would keep the model, and with it the process group
     except Exception as error:
         if problem := known_problem(error):
             sys.exit(f'error: {problem}')
