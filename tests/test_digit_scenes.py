@@ -42,6 +42,16 @@ def test_masks_partition_the_labels(backgrounds):
         np.testing.assert_array_equal(scene.labels, painted)
 
 
+def test_plain_digits_are_light_and_of_their_sizes(backgrounds):
+    for number in range(20):
+        scene = make_scene(number, 0, 256, backgrounds, False, sizes=(64, 80), plain=True)
+        assert (scene.image == scene.image[..., :1]).all()
+        assert (scene.image[scene.labels > 0] >= 64).all()
+        assert (scene.image == 0).all(2).mean() > 0.4
+        extents = [np.ptp(np.argwhere(mask), 0).max() + 1 for mask in scene.masks]
+        assert max(extents) <= 80 * 2**0.5
+
+
 def test_held_out_digits_are_never_trained_on():
     training, held_out = (load_digits(side)[0].reshape(-1, 784) for side in (False, True))
     assert (len(training), len(held_out)) == (4000, 1000)
@@ -97,9 +107,18 @@ def test_an_unreadable_background(backgrounds, tmp_path):
         make_scene(0, 0, 256, [path], False)
 
 
-def test_a_side_that_is_too_small(blue_marble):
-    with pytest.raises(UserError, match='a side of at least 192 pixels, not 64'):
-        DATASETS.build(dict(type='mmvittm.DigitScenesDataset', data_root=str(blue_marble), side=64))
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (dict(side=64), 'a side of at least 192 pixels, twice the largest digit, not 64'),
+        (dict(sizes=(64, 200)), 'a side of at least 400 pixels, twice the largest digit, not 256'),
+        (dict(sizes=(96, 24)), r'go from small to large, unlike \(96, 24\)'),
+        (dict(sizes=(0, 24)), r'go from small to large, unlike \(0, 24\)'),
+    ],
+)
+def test_sizes_that_cannot_be(blue_marble, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        DATASETS.build(dict(type='mmvittm.DigitScenesDataset', data_root=str(blue_marble), **options))
 
 
 def test_folder_and_coco(run_tool, blue_marble, tmp_path):

@@ -15,9 +15,7 @@ from ..fileio import installed_file
 from ..registry import DATASETS, TRANSFORMS
 from .blue_marble import BlueMarbleDataset
 
-SIZES = (24, 96)  # pixels, of a digit's side before it is turned
 MAX_TURN = 45  # degrees; more would confuse 6 and 9
-AREA_PER_DIGIT = 96 * 96  # pixels; digits overlap
 
 
 class DigitScene(NamedTuple):
@@ -41,8 +39,18 @@ def load_digits(held_out: bool) -> tuple[np.ndarray, np.ndarray]:
     return images[chosen], digits[chosen]
 
 
-def make_scene(number: int, seed: int, side: int, backgrounds: Sequence[str | Path], held_out: bool) -> DigitScene:
+def make_scene(
+    number: int,
+    seed: int,
+    side: int,
+    backgrounds: Sequence[str | Path],
+    held_out: bool,
+    sizes: tuple[int, int] = (24, 96),
+    plain: bool = False,
+) -> DigitScene:
     """Paste digits of random place, size, rotation and colour onto a random part of a satellite image.
+
+    Digits overlap: in the mean there is one for each square of the largest size.
 
     Args:
         number (int): Number of the scene.
@@ -50,21 +58,27 @@ def make_scene(number: int, seed: int, side: int, backgrounds: Sequence[str | Pa
         side (int): Height and width in pixels.
         backgrounds (Sequence[str | Path]): Image files.
         held_out (bool): Use the 1,000 held-out digits instead of the 4,000 for training.
+        sizes (tuple[int, int]): Smallest and largest side of a digit in pixels, before it is turned.
+        plain (bool): Make the digits light grey and the background black.
     """
     random = np.random.default_rng((seed, number, held_out))
     images, digits = load_digits(held_out)
-    scene = _background(backgrounds[random.integers(len(backgrounds))], side, random)
+    if plain:
+        scene = np.zeros((side, side, 3), np.uint8)
+    else:
+        scene = _background(backgrounds[random.integers(len(backgrounds))], side, random)
     owner = np.zeros((side, side), np.int32)  # 0 or 1 + the instance that is on top
-    chosen = random.integers(len(images), size=random.integers(1, 2 * side**2 // AREA_PER_DIGIT, endpoint=True))
+    chosen = random.integers(len(images), size=random.integers(1, 2 * side**2 // sizes[1] ** 2, endpoint=True))
     for instance, index in enumerate(chosen, 1):
-        length, turn = random.integers(*SIZES, endpoint=True), random.uniform(-MAX_TURN, MAX_TURN)
+        length, turn = random.integers(*sizes, endpoint=True), random.uniform(-MAX_TURN, MAX_TURN)
         stamp = Image.fromarray(images[index]).resize((length, length), Image.Resampling.BICUBIC)
         stamp = np.asarray(stamp.rotate(turn, Image.Resampling.BICUBIC, expand=True))[:side, :side]
         height, width = stamp.shape
         top, left = random.integers(side - height, endpoint=True), random.integers(side - width, endpoint=True)
         place = np.s_[top : top + height, left : left + width]
         alpha = stamp[..., None] / 255
-        scene[place] = np.round(alpha * random.integers(256, size=3) + (1 - alpha) * scene[place])
+        color = random.integers(128, 256) if plain else random.integers(256, size=3)
+        scene[place] = np.round(alpha * color + (1 - alpha) * scene[place])
         owner[place][stamp > 127] = instance
     visible = np.unique(owner[owner > 0])
     labels = np.concatenate([[0], digits[chosen] + 1]).astype(np.uint8)[owner]
@@ -99,10 +113,13 @@ class DigitScenesDataset(BaseDataset):
         num_scenes (int): Number of scenes. Defaults to 4000.
         side (int): Height and width in pixels. Defaults to 256.
         seed (int): Seed of the scenes. Defaults to 0.
+        sizes (tuple[int, int]): Smallest and largest side of a digit in pixels. Defaults to (24, 96).
+        plain (bool): Make the digits light grey and the background black, which small models learn within minutes.
+            Defaults to False.
         **kwargs: As for :class:`mmengine.dataset.BaseDataset`.
 
     Raises:
-        UserError: If a digit does not fit into ``side``.
+        UserError: If ``sizes`` are no range, or the largest digits, turned, do not fit into ``side``.
     """
 
     METAINFO = dict(
@@ -121,11 +138,17 @@ class DigitScenesDataset(BaseDataset):
         num_scenes: int = 4000,
         side: int = 256,
         seed: int = 0,
+        sizes: tuple[int, int] = (24, 96),
+        plain: bool = False,
         **kwargs: Any,
     ) -> None:
-        if side < 2 * SIZES[1]:
-            raise UserError(f'DigitScenesDataset needs a side of at least {2 * SIZES[1]} pixels, not {side}')
-        self.scene = dict(seed=seed, side=side, held_out=held_out)  # and the backgrounds, for make_scene
+        if not 0 < sizes[0] <= sizes[1]:
+            raise UserError(f'sizes of a DigitScenesDataset go from small to large, unlike {tuple(sizes)}')
+        if side < 2 * sizes[1]:
+            raise UserError(
+                f'DigitScenesDataset needs a side of at least {2 * sizes[1]} pixels, twice the largest digit, not {side}'
+            )
+        self.scene = dict(seed=seed, side=side, held_out=held_out, sizes=sizes, plain=plain)  # and the backgrounds, for make_scene
         self.fold, self.num_scenes = fold, num_scenes
         super().__init__(data_root=data_root, **kwargs)
 

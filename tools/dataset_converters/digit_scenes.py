@@ -33,7 +33,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--fold', type=int, default=2, help='fold of the backgrounds (default: 2)')
     parser.add_argument('--held-out', action='store_true', help='held-out backgrounds and digits')
     parser.add_argument('--scenes', type=positive_int, default=1000, help='number of scenes (default: 1000)')
-    parser.add_argument('--side', type=int, default=256, help='pixels, 192 or more (default: 256)')
+    parser.add_argument('--side', type=int, default=256, help='pixels, twice the largest digit or more (default: 256)')
+    parser.add_argument(
+        '--sizes', type=positive_int, nargs=2, default=(24, 96), metavar=('MIN', 'MAX'),
+        help='smallest and largest digit in pixels (default: 24 96)',
+    )  # fmt: skip
+    parser.add_argument('--plain', action='store_true', help='light grey digits on black')
     parser.add_argument('--seed', type=int, default=0, help='(default: 0)')
     return parser.parse_args()
 
@@ -76,7 +81,9 @@ def main() -> None:
     if not Path(args.backgrounds, 'images').is_dir():
         raise UserError(f'{args.backgrounds} holds no Blue Marble data set: make it with `mmvittm data blue-marble`')
     count = 12 if args.grid else args.scenes
-    dataset = DigitScenesDataset(args.backgrounds, args.fold, args.held_out, count, args.side, args.seed)
+    dataset = DigitScenesDataset(
+        args.backgrounds, args.fold, args.held_out, count, args.side, args.seed, args.sizes, args.plain
+    )
     scenes = (make_scene(number, **dataset.scene) for number in range(count))
     if args.grid:
         with atomic_path(args.grid) as path:

@@ -1,2 +1,0 @@
-_base_ = './vittm-t_16-pooled-8_pixel-shuffle_1xb4-4k_digit-scenes-512x512.py'
-model = dict(backbone=dict(out_stream='concat'), decode_head=dict(in_channels=[384, 384, 384, 384]))
