@@ -3,7 +3,7 @@
 _base_ = [
     '../_base_/models/pixel-shuffle_vittm-6x96.py',
     '../_base_/datasets/digit_scenes.py',
-    '../_base_/schedules/adamw_4k.py',
+    '../_base_/schedules/adamw_2k.py',
     '../_base_/default_runtime.py',
 ]
 memory_patch = 16
@@ -20,5 +20,4 @@ scenes = dict(plain=True, sizes=(64, 112))
 train_dataloader = dict(batch_size=16, dataset=scenes)
 val_dataloader = dict(dataset=dict(num_scenes=480, **scenes))
 test_dataloader = val_dataloader
-optim_wrapper = dict(optimizer=dict(lr=2e-3))
 auto_scale_lr = dict(base_batch_size=16)

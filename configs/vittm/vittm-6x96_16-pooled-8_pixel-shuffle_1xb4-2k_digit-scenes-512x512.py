@@ -1,4 +1,4 @@
-_base_ = './vittm-6x96_16-pooled-8_pixel-shuffle_1xb16-4k_digit-scenes-256x256.py'
+_base_ = './vittm-6x96_16-pooled-8_pixel-shuffle_1xb16-2k_digit-scenes-256x256.py'
 crop_size = (512, 512)
 model = dict(data_preprocessor=dict(size=crop_size), backbone=dict(img_size=crop_size))
 train_dataloader = dict(batch_size=4, dataset=dict(side=crop_size[0]))

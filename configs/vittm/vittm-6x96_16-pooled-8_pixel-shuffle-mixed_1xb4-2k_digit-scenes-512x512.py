@@ -1,5 +1,5 @@
 # Memory maps, and the process tokens of the last block beside them.
-_base_ = './vittm-6x96_16-pooled-8_pixel-shuffle_1xb4-4k_digit-scenes-512x512.py'
+_base_ = './vittm-6x96_16-pooled-8_pixel-shuffle_1xb4-2k_digit-scenes-512x512.py'
 model = dict(
     backbone=dict(out_stream=('memory', 'memory', 'memory', 'concat')),
     decode_head=dict(in_channels=[96, 96, 96, 192]),

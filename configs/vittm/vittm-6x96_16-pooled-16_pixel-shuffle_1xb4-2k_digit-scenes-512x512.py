@@ -1,0 +1,2 @@
+_base_ = './vittm-6x96_16-pooled-8_pixel-shuffle_1xb4-2k_digit-scenes-512x512.py'
+model = dict(backbone=dict(process_embed=dict(grid=16)))

@@ -1,2 +1,0 @@
-_base_ = './vittm-6x96_16-pooled-8_pixel-shuffle_1xb1-4k_digit-scenes-1024x1024.py'
-model = dict(backbone=dict(process_embed=dict(grid=32)))
