@@ -145,10 +145,10 @@ class DigitScenesDataset(BaseDataset):
         if not 0 < sizes[0] <= sizes[1]:
             raise UserError(f'sizes of a DigitScenesDataset go from small to large, unlike {tuple(sizes)}')
         if side < 2 * sizes[1]:
-            raise UserError(
-                f'DigitScenesDataset needs a side of at least {2 * sizes[1]} pixels, twice the largest digit, not {side}'
-            )
-        self.scene = dict(seed=seed, side=side, held_out=held_out, sizes=sizes, plain=plain)  # and the backgrounds, for make_scene
+            twice = f'{2 * sizes[1]} pixels, twice the largest digit'
+            raise UserError(f'DigitScenesDataset needs a side of at least {twice}, not {side}')
+        # for make_scene, with the backgrounds
+        self.scene = dict(seed=seed, side=side, held_out=held_out, sizes=sizes, plain=plain)
         self.fold, self.num_scenes = fold, num_scenes
         super().__init__(data_root=data_root, **kwargs)
 
