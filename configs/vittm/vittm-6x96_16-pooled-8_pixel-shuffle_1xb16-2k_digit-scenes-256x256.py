@@ -1,5 +1,5 @@
-# A megapixel per iteration, as at the other sizes, of light digits on black: a small model tells them apart within
-# minutes on a CPU core. A digit covers 4 to 7 patches a side.
+# A megapixel per iteration, as at the other sizes, of light digits on black: a small model begins to tell them apart in
+# half an hour of a CPU core. A digit covers 4 to 7 patches a side.
 _base_ = [
     '../_base_/models/pixel-shuffle_vittm-6x96.py',
     '../_base_/datasets/digit_scenes.py',

@@ -114,7 +114,7 @@ class DigitScenesDataset(BaseDataset):
         side (int): Height and width in pixels. Defaults to 256.
         seed (int): Seed of the scenes. Defaults to 0.
         sizes (tuple[int, int]): Smallest and largest side of a digit in pixels. Defaults to (24, 96).
-        plain (bool): Make the digits light grey and the background black, which small models learn within minutes.
+        plain (bool): Make the digits light grey and the background black, which small models learn on a CPU.
             Defaults to False.
         **kwargs: As for :class:`mmengine.dataset.BaseDataset`.
 
