@@ -139,6 +139,17 @@ def test_folder_and_coco(run_tool, blue_marble, tmp_path):
         assert inside.any(1)[[0, -1]].all()
 
 
+def test_grid_of_plain_scenes(blue_marble, tmp_path, monkeypatch):
+    path = tmp_path / 'scenes.png'
+    options = ['--backgrounds', blue_marble, '--plain', '--sizes', 64, 112]
+    call_tool(monkeypatch, 'dataset_converters/digit_scenes.py', '--grid', path, *options)
+    image = np.array(Image.open(path))
+    assert image.shape == (6 * 256, 4 * 256, 3)
+    scenes, labels = image[:256], image[256:512]
+    assert (scenes == scenes[..., :1]).all() and scenes.max() > 127
+    assert (labels != labels[..., :1]).any()
+
+
 @pytest.mark.parametrize(
     ('name', 'arguments', 'sentence'),
     [

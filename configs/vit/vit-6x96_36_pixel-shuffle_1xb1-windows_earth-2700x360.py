@@ -1,4 +1,4 @@
-# The control at the cost of the ViTTM: patches of 36 pixels.
+# The control at about the cost of the ViTTM: patches of 36 pixels.
 _base_ = './vit-6x96_20_pixel-shuffle_1xb1-windows_earth-2700x360.py'
 patch_size = 36
 model = dict(

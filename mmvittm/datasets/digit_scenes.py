@@ -107,7 +107,7 @@ class DigitScenesDataset(BaseDataset):
     """Scenes that are made when they are loaded; begin the pipeline with :class:`MakeDigitScene`.
 
     Args:
-        data_root (str): The Blue Marble data set, whose images are the backgrounds.
+        data_root (str): The Blue Marble data set, whose images are the backgrounds. ``plain`` scenes show none of them.
         fold (int): Fold of Blue Marble; training and held-out scenes have the backgrounds of its two sides.
         held_out (bool): Whether to take held-out backgrounds and digits. Defaults to False.
         num_scenes (int): Number of scenes. Defaults to 4000.

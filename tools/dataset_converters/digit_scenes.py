@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
         '--sizes', type=positive_int, nargs=2, default=(24, 96), metavar=('MIN', 'MAX'),
         help='smallest and largest digit in pixels (default: 24 96)',
     )  # fmt: skip
-    parser.add_argument('--plain', action='store_true', help='light grey digits on black')
+    parser.add_argument('--plain', action='store_true', help='light grey digits on black, not on the backgrounds')
     parser.add_argument('--seed', type=int, default=0, help='(default: 0)')
     return parser.parse_args()
 
